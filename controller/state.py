@@ -1,0 +1,185 @@
+"""The persisted facts about a model: what the store keeps and what `decide` reads and rewrites.
+
+Frozen values, changed by `dataclasses.replace`. Everything is JSON by pydantic's `TypeAdapter`; `SCHEMA` grows when a shape changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from deployers.target import TrafficPlan
+
+SCHEMA = 1
+
+
+class Phase(StrEnum):
+    """Where an open cycle stands."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    TUNING = "tuning"
+    TRAINING = "training"
+    JUDGING = "judging"
+    AWAITING_APPROVAL = "awaiting_approval"
+    PACKAGING = "packaging"
+    ROLLING_OUT = "rolling_out"
+    BAKING = "baking"
+
+
+class Outcome(StrEnum):
+    """How a cycle ended."""
+
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+
+
+class VersionStatus(StrEnum):
+    CANDIDATE = "candidate"
+    """Packaged, has not served as champion."""
+    CHAMPION = "champion"
+    RETIRED = "retired"
+    """Was champion; may be rolled back to."""
+    QUARANTINED = "quarantined"
+    """Refused or rolled back; serves again only by a person's recorded word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """An immutable image under a number (invariant 3)."""
+
+    model: str
+    number: int
+    digest: str
+    """`sha256:…` of the image manifest."""
+    status: VersionStatus
+    created_at: datetime
+    cycle: int
+    """Number of the cycle that made it."""
+    trained_to: datetime | None = None
+    """Time of the newest training row."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Metric → score on the hold-out when judged."""
+    forced: str = ""
+    """Reason of the person who let it pass the gates, if one did."""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: data fingerprint, code commit, parameters, component, gates, training rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cycle:
+    """One pass round the loop. At most one a model is open (invariant 1)."""
+
+    model: str
+    number: int
+    phase: Phase
+    outcome: Outcome | None = None
+    sentence: str
+    """Newest sentence: why it is where it is."""
+    cause: str
+    """Why it was opened, in words; starts with `trigger`, `person`, or `bootstrap`."""
+    opened_at: datetime
+    phase_since: datetime
+    closed_at: datetime | None = None
+    attempt: int = 1
+    """Of the present phase's job."""
+    not_before: datetime | None = None
+    """A retry waits until then."""
+    job_id: str | None = None
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Phase → JSON output of its job."""
+    challenger: int | None = None
+    """Version number, once packaging began."""
+    step: int = 0
+    """Index into the policy's rollout steps."""
+    step_since: datetime | None = None
+    """When the step's traffic was first observed in force; None until then."""
+    forced: str = ""
+    """Reason of the person who let the candidate pass the gates, if one did."""
+    compute_s: float = 0.0
+    """Seconds of job time used so far."""
+    paused_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """A person's stop: who, why, when."""
+
+    by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelState:
+    """Everything `decide` needs to know about one model, in one optimistic row."""
+
+    name: str
+    row_version: int = 0
+    """Grows with each commit; a commit against an older one is refused."""
+    policy: str
+    """The policy as canonical JSON (`ModelPolicy.model_dump_json(by_alias=True)`)."""
+    policy_digest: str
+    """sha256 of `policy`."""
+    policy_dir: str = ""
+    """Folder that relative paths in the policy start from."""
+    created_at: datetime
+    champion: int | None = None
+    previous: int | None = None
+    """The champion before, to roll back to."""
+    next_version: int = 1
+    next_cycle: int = 1
+    paused: Hold | None = None
+    """No cycle opens or goes on, traffic stays as it is."""
+    frozen: Hold | None = None
+    """Cycles go on up to packaging, but traffic does not move."""
+    pinned: Hold | None = None
+    """Traffic stays on the champion of the moment of pinning; no cycle opens."""
+    plan: TrafficPlan | None = None
+    trigger_memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Trigger id → JSON that `policies.triggers` keeps between looks."""
+    last_closed_at: datetime | None = None
+    recent_cycles: tuple[tuple[datetime, float], ...] = ()
+    """(opened_at, compute seconds) of cycles inside the budget's period."""
+    cycle: Cycle | None = None
+    """The open one."""
+    versions: Mapping[int, Version] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the append-only record. `kind` is a past participle, such as `cycle.opened`."""
+
+    model: str
+    kind: str
+    sentence: str
+    at: datetime
+    cycle: int | None = None
+    actor: str = "ratchet"
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: what the decision rested on, enough to replay it."""
+    seq: int = 0
+    """Given by the store."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeRecord:
+    """A message that must reach people once; delivered from the outbox."""
+
+    key: str
+    """Stable: the same happening never has two keys."""
+    model: str
+    kind: str
+    text: str
+    at: datetime
+    attempts: int = 0
+    delivered_at: datetime | None = None

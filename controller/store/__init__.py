@@ -1,0 +1,1 @@
+"""Where the state lives: a port, SQL (SQLAlchemy) and memory behind it."""

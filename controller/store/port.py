@@ -1,0 +1,97 @@
+"""The port to the state store.
+
+One commit is one transaction: the model's row, its open or just closed cycle, its versions, the events and the notices; or nothing.
+Every commit carries the epoch under which its writer leads; the store refuses an older one (invariant 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from controller.state import Cycle, Event, ModelState, NoticeRecord, Version
+
+
+class StoreError(Exception):
+    """The store could not do it now (locked, disk full, connection lost); the message says what to do. Nothing was written."""
+
+
+class ConflictError(StoreError):
+    """Somebody else committed to this model in between (`row_version` differs). Read again and decide again."""
+
+
+class FencedError(StoreError):
+    """A newer leader exists. Whoever gets this must stop acting at once."""
+
+
+class CorruptStoreError(StoreError):
+    """The database is damaged or of a newer release; the message names the file and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """What one transaction writes.
+
+    `model.row_version` is the version that was read; the stored row gets that plus one.
+    `closed` is the cycle that this commit closes, if it does (then `model.cycle` is None)."""
+
+    model: ModelState
+    closed: Cycle | None = None
+    events: Sequence[Event] = ()
+    notices: Sequence[NoticeRecord] = ()
+
+
+class Store(Protocol):
+    # leadership
+    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+        """Take or renew the lease; the fencing epoch, or None if another holder's lease is still valid at `now`.
+        The epoch grows whenever the holder changes; renewing keeps it."""
+
+    def release(self, holder: str) -> None:
+        """Give the lease up, if held. The epoch stays used."""
+
+    # reading
+    def names(self) -> Sequence[str]:
+        """All models, sorted."""
+
+    def load(self, name: str) -> ModelState | None: ...
+
+    def load_all(self) -> Sequence[ModelState]:
+        """All models, sorted by name, in a bounded number of queries."""
+
+    def cycles(self, name: str | None = None, *, limit: int = 100) -> Sequence[Cycle]:
+        """Open and closed, newest first."""
+
+    def open_cycles(self) -> int: ...
+
+    def events(
+        self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False
+    ) -> Sequence[Event]:
+        """In order of `seq`, those with seq > after; with `newest` the last `limit` of them (still in order)."""
+
+    # writing
+    def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
+        """Raises ConflictError if the name exists."""
+
+    def commit(self, epoch: int, commit: Commit) -> ModelState:
+        """Returns the state as now stored (row_version grown). Raises ConflictError, FencedError, StoreError."""
+
+    def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
+        """The model's rows go; its events stay."""
+
+    # outbox
+    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
+        """Undelivered, oldest first."""
+
+    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
+        """One attempt more; delivered when `delivered_at` is given."""
+
+    def close(self) -> None: ...
+
+
+def changed_versions(before: ModelState | None, after: ModelState) -> Iterable[Version]:
+    """The versions that a commit must write."""
+    known = before.versions if before else {}
+    return [v for n, v in after.versions.items() if known.get(n) != v]

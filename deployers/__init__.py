@@ -1,0 +1,1 @@
+"""Versions, images, rollout arithmetic, and the targets that serve them."""

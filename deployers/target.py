@@ -1,0 +1,144 @@
+"""The port to what serves: a target is told the whole plan for a model and converges to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class TargetError(Exception):
+    """The target could not be reached or refused; trying again later may help. The message says what to do."""
+
+
+class StalePlanError(TargetError):
+    """The target already follows a plan of a newer epoch or generation: whoever sent this one must stop (invariant 6)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrafficPlan:
+    """All that a target needs to know about one model. Applying an equal plan again changes nothing."""
+
+    model: str
+    epoch: int
+    """Fencing token of the controller that leads; a target refuses plans of an older one."""
+    generation: int
+    """Grows with every change of the plan; a target refuses an older one."""
+    digests: Mapping[int, str]
+    """Image digest (`sha256:…`) of every version that must run; others are drained and stopped."""
+    weights: Mapping[int, float]
+    """Percent of live traffic a version; adds up to 100, or is empty (nothing serves yet). Keys are in `digests`."""
+    shadow: int | None = None
+    """Version that gets a copy of live requests and whose answers are thrown away. In `digests`, not in `weights`."""
+    replicas: int = 1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        assert not self.weights or abs(sum(self.weights.values()) - 100) < 1e-9, self.weights
+        assert set(self.weights) <= set(self.digests), (self.weights, self.digests)
+        assert self.shadow is None or (self.shadow in self.digests and self.shadow not in self.weights)
+
+
+class ReplicaState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    """Cannot start, or died again and again; `reason` says why."""
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaStatus:
+    state: ReplicaState
+    reason: str = ""
+    requests: int = 0
+    """Live answers since the replica started (not shadow)."""
+    errors: int = 0
+    """Of these, answers 5xx, connections lost and time-outs."""
+    shadow_requests: int = 0
+    shadow_errors: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetStatus:
+    """What is in force, as observed."""
+
+    generation: int
+    """Of the newest plan whose weights are fully in force; 0 if none."""
+    weights: Mapping[int, float]
+    shadow: int | None
+    replicas: Mapping[int, ReplicaStatus]
+    address: str = ""
+    """Where clients send requests, e.g. `http://127.0.0.1:8600`."""
+
+
+class Target(Protocol):
+    """Serves versions. Weights move only once every version with a weight above 0 is ready (invariant 8)."""
+
+    def apply(self, plan: TrafficPlan) -> None:
+        """Take one bounded, non-blocking stride towards the plan; called again each tick until observed in force.
+
+        Starts missing versions; when all that carry weight are ready moves weights and shadow; then drains and stops what is not in
+        the plan. Raises StalePlanError, TargetError."""
+
+    def observe(self, model: str) -> TargetStatus | None:
+        """What is in force; None if the target knows nothing of the model. Raises TargetError."""
+
+    def remove(self, model: str, epoch: int) -> None:
+        """Stop serving the model altogether."""
+
+
+@dataclass
+class FakeTarget:
+    """A target in memory that is ready at once, unless told otherwise. Held to the same contract suite as the real ones."""
+
+    plans: dict[str, TrafficPlan] = field(default_factory=dict)
+    in_force: dict[str, TargetStatus] = field(default_factory=dict)
+    unready: set[str] = field(default_factory=set)
+    """Digests that stay `starting`."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Digest → reason why it cannot start."""
+    errors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Digest → (requests, errors) to report."""
+
+    def apply(self, plan: TrafficPlan) -> None:
+        known = self.plans.get(plan.model)
+        if known and (plan.epoch, plan.generation) < (known.epoch, known.generation):
+            raise StalePlanError(
+                f"{plan.model}: plan {plan.epoch}/{plan.generation} is older than {known.epoch}/{known.generation}"
+            )
+        self.plans[plan.model] = plan
+        replicas = {v: self._replica(d) for v, d in plan.digests.items()}
+        before = self.in_force.get(plan.model)
+        carry = set(plan.weights) | ({plan.shadow} if plan.shadow is not None else set())
+        if all(replicas[v].state is ReplicaState.READY for v in carry):
+            generation, weights, shadow = plan.generation, plan.weights, plan.shadow
+        else:
+            generation, weights, shadow = (
+                (before.generation, before.weights, before.shadow) if before else (0, {}, None)
+            )
+            for version in set(weights) - set(replicas):
+                assert before is not None
+                replicas[version] = before.replicas[version]
+        self.in_force[plan.model] = TargetStatus(
+            generation=generation, weights=weights, shadow=shadow, replicas=replicas, address="fake://router"
+        )
+
+    def _replica(self, digest: str) -> ReplicaStatus:
+        if digest in self.broken:
+            return ReplicaStatus(state=ReplicaState.FAILED, reason=self.broken[digest])
+        if digest in self.unready:
+            return ReplicaStatus(state=ReplicaState.STARTING)
+        requests, errors = self.errors.get(digest, (0, 0))
+        return ReplicaStatus(state=ReplicaState.READY, requests=requests, errors=errors)
+
+    def observe(self, model: str) -> TargetStatus | None:
+        return self.in_force.get(model)
+
+    def remove(self, model: str, epoch: int) -> None:
+        known = self.plans.get(model)
+        if known and epoch < known.epoch:
+            raise StalePlanError(f"{model}: epoch {epoch} is older than {known.epoch}")
+        self.plans.pop(model, None)
+        self.in_force.pop(model, None)

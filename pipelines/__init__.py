@@ -1,0 +1,1 @@
+"""From data to a model: data sources, components, cached steps, and the runners that carry heavy work."""

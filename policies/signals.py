@@ -1,0 +1,78 @@
+"""Signals: measured facts about a model, each with a value or the reason why there is none.
+
+A trigger says what it needs as a `SignalQuery`; whoever observes answers each query with one `Signal` under its key.
+A missing, stale or non-finite number is *unknown*, which is neither good nor bad (invariant 4).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from policies.durations import format_duration
+
+
+class SignalKind(StrEnum):
+    PERFORMANCE = "performance"
+    """Score of the champion on rows of the window whose labels have matured."""
+    DRIFT = "drift"
+    """Share of drifted features, window against the champion's training rows."""
+    VOLUME = "volume"
+    """Number of matured labelled rows newer than the champion's training rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignalQuery:
+    """What to measure. Equal queries have equal keys."""
+
+    kind: SignalKind
+    metric: str | None = None
+    window: timedelta | None = None
+    min_rows: int = 0
+
+    @property
+    def key(self) -> str:
+        """For example `performance:precision:1d:100`."""
+        parts = [self.kind.value, self.metric, format_duration(self.window) if self.window else None]
+        return ":".join([p for p in parts if p] + ([str(self.min_rows)] if self.min_rows else []))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signal:
+    """A measured value, or `value=None` and the reason. Non-finite numbers become unknown on construction by `of`."""
+
+    value: float | None
+    reason: str = ""
+    rows: int = 0
+    observed_at: datetime
+    window_end: datetime | None = None
+    """End of the window that was measured (equal ends mean that it is the same measurement again)."""
+
+    @classmethod
+    def of(cls, value: float, *, observed_at: datetime, rows: int = 0, window_end: datetime | None = None) -> Signal:
+        if not math.isfinite(value):
+            return cls.unknown(f"measured {value}", observed_at=observed_at, rows=rows)
+        return cls(value=value, rows=rows, observed_at=observed_at, window_end=window_end)
+
+    @classmethod
+    def unknown(cls, reason: str, *, observed_at: datetime, rows: int = 0) -> Signal:
+        return cls(value=None, reason=reason, rows=rows, observed_at=observed_at)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Challenger against champion on live labelled rows, valid at any time of looking.
+
+    `state`: `worse` (than by the margin, at level alpha), `no_worse` (shown at the same level) or `undecided`.
+    """
+
+    state: Literal["worse", "no_worse", "undecided"]
+    challenger_rows: int
+    champion_rows: int
+    challenger_score: float | None
+    champion_score: float | None
+    sentence: str
+    observed_at: datetime
