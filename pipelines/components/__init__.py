@@ -1,0 +1,1 @@
+"""Families of models: the interface, the registry, and the families that come with Ratchet."""
