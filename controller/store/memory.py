@@ -1,0 +1,190 @@
+"""A store in memory with the full semantics of the port: for tests, and for simulations that commit millions of times.
+
+Records are frozen values, so the store hands out the very objects that it was given. The mappings inside them must not be mutated by
+anyone; `MemoryStore(audit=True)` checks that nobody does, and that every record survives its JSON form, at the price of a round trip.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from threading import RLock
+
+from controller.invariants import InvariantBroken
+from controller.state import Cycle, Event, ModelState, NoticeRecord
+from controller.store.codec import decode, encode
+from controller.store.lease import Lease
+from controller.store.port import Commit, ConflictError, Store
+from controller.store.rules import Stored, check_conflict, check_invariants
+
+
+class MemoryStore(Store):
+    """Nothing outlives the process. Safe to share between threads and between simulated controllers."""
+
+    def __init__(self, *, audit: bool = False) -> None:
+        self._lock = RLock()
+        self._lease = Lease()
+        self._states: dict[str, ModelState] = {}
+        self._closed: dict[str, dict[int, Cycle]] = {}
+        self._events: list[Event] = []
+        self._events_of: dict[str, list[Event]] = {}
+        self._pending: dict[str, NoticeRecord] = {}
+        self._delivered: dict[str, NoticeRecord] = {}
+        self._audit = _Audit() if audit else None
+
+    # leadership
+    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+        with self._lock:
+            lease = self._lease.taken_by(holder, now, ttl_s)
+            if lease is None:
+                return None
+            self._lease = lease
+            return lease.epoch
+
+    def release(self, holder: str) -> None:
+        with self._lock:
+            self._lease = self._lease.released_by(holder)
+
+    # reading
+    def names(self) -> Sequence[str]:
+        with self._lock:
+            return sorted(self._states)
+
+    def load(self, name: str) -> ModelState | None:
+        with self._lock:
+            state = self._states.get(name)
+            return self._audit.copy(state) if self._audit and state else state
+
+    def load_all(self) -> Sequence[ModelState]:
+        with self._lock:
+            return [state for name in self.names() if (state := self.load(name))]
+
+    def cycles(self, name: str | None = None, *, limit: int = 100) -> Sequence[Cycle]:
+        with self._lock:
+            names = self.names() if name is None else [name]
+            found = [cycle for n in names for cycle in reversed(self._cycles_of(n))]
+            if name is None:
+                found.sort(key=lambda cycle: cycle.opened_at, reverse=True)
+            return found[:limit]
+
+    def _cycles_of(self, name: str) -> list[Cycle]:
+        """By number; at most the last is open."""
+        state = self._states.get(name)
+        return [*self._closed.get(name, {}).values(), *([state.cycle] if state and state.cycle else [])]
+
+    def open_cycles(self) -> int:
+        with self._lock:
+            return sum(state.cycle is not None for state in self._states.values())
+
+    def events(
+        self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False
+    ) -> Sequence[Event]:
+        with self._lock:
+            events = self._events if name is None else self._events_of.get(name, [])
+            start = bisect_right(events, after, key=lambda event: event.seq)
+            if newest:
+                return events[max(start, len(events) - limit) :]
+            return events[start : start + limit]
+
+    # writing
+    def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
+        with self._lock:
+            self._lease.check(epoch)
+            check_conflict(state.name, self._stored(state.name), None)
+            return self._write(Commit(model=state, events=events))
+
+    def commit(self, epoch: int, commit: Commit) -> ModelState:
+        with self._lock:
+            self._lease.check(epoch)
+            check_conflict(commit.model.name, self._stored(commit.model.name), commit.model.row_version)
+            return self._write(commit)
+
+    def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
+        with self._lock:
+            self._lease.check(epoch)
+            if name not in self._states:
+                raise ConflictError(f"{name}: there is no such model; was it deleted?")
+            if self._audit:
+                self._audit.check(*events)
+            del self._states[name]
+            self._closed.pop(name, None)
+            self._delivered = {key: notice for key, notice in self._delivered.items() if notice.model != name}
+            self._append(events)
+
+    def _stored(self, name: str) -> Stored:
+        state = self._states.get(name)
+        if state is None:
+            return Stored()
+        return Stored(
+            row_version=state.row_version,
+            open_cycle=state.cycle.number if state.cycle else None,
+            last_cycle=max((cycle.number for cycle in self._cycles_of(name)), default=0),
+            digests={number: version.digest for number, version in state.versions.items()},
+        )
+
+    def _write(self, commit: Commit) -> ModelState:
+        name, closed = commit.model.name, commit.closed
+        check_invariants(self._stored(name), commit.model, closed)
+        after = replace(commit.model, row_version=commit.model.row_version + 1)
+        if self._audit:
+            self._audit.check(*commit.events, *commit.notices, *([closed] if closed else []))
+            self._audit.remember(after)
+        self._states[name] = after
+        if closed is not None:
+            self._closed.setdefault(name, {})[closed.number] = closed
+        self._append(commit.events)
+        for notice in commit.notices:
+            if notice.key not in self._delivered:
+                self._pending.setdefault(notice.key, notice)
+        return after
+
+    def _append(self, events: Iterable[Event]) -> None:
+        for event in events:
+            stored = replace(event, seq=len(self._events) + 1)
+            self._events.append(stored)
+            self._events_of.setdefault(event.model, []).append(stored)
+
+    # outbox
+    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
+        with self._lock:
+            return sorted(self._pending.values(), key=lambda notice: notice.at)[:limit]
+
+    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
+        with self._lock:
+            notice = self._pending.get(key)
+            if notice is None:
+                return
+            marked = replace(notice, attempts=notice.attempts + 1, delivered_at=delivered_at)
+            if delivered_at is None:
+                self._pending[key] = marked
+            else:
+                del self._pending[key]
+                self._delivered[key] = marked
+
+    def close(self) -> None:
+        """Nothing to give back; what is in memory stays readable, as a file would."""
+
+
+class _Audit:
+    """Keeps the JSON of every state as it was written, to notice when somebody changes one in place."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def check(self, *records: object) -> None:
+        """Raises InvariantBroken if a record does not survive its JSON form."""
+        for record in records:
+            if decode(type(record), encode(record), where="audit") != record:
+                raise InvariantBroken(f"does not survive its JSON form: {record!r}")
+
+    def remember(self, state: ModelState) -> None:
+        self.check(state)
+        self._texts[state.name] = encode(state)
+
+    def copy(self, state: ModelState) -> ModelState:
+        """A copy that shares nothing. Raises InvariantBroken if the stored one was changed in place."""
+        if encode(state) != self._texts[state.name]:
+            raise InvariantBroken(f"{state.name}: a stored state was changed in place")
+        return decode(ModelState, self._texts[state.name], where="audit")
