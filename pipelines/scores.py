@@ -73,7 +73,8 @@ def row_values(
     if metric == "accuracy":
         return (truth == decide(values, threshold)).astype(np.float64)
     if metric == "brier":
-        return np.square(values - truth)
+        squares: Floats = np.square(values - truth)
+        return squares
     return -np.log(np.clip(_probability_of_truth(truth, values), PROBABILITY_FLOOR, 1.0))
 
 
