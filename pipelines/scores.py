@@ -75,7 +75,8 @@ def row_values(
     if metric == "brier":
         squares: Floats = np.square(values - truth)
         return squares
-    return -np.log(np.clip(_probability_of_truth(truth, values), PROBABILITY_FLOOR, 1.0))
+    losses: Floats = -np.log(np.clip(_probability_of_truth(truth, values), PROBABILITY_FLOOR, 1.0))
+    return losses
 
 
 def encode(y_true: ArrayLike, classes: Sequence[Any]) -> Codes:
