@@ -71,7 +71,8 @@ def row_values(
         raise ValueError(f"metric {metric!r} is not a mean of one number a row for classes {classes!r}")
     truth = encode(y_true, classes)
     if metric == "accuracy":
-        return (truth == decide(values, threshold)).astype(np.float64)
+        right: Floats = np.asarray(truth == decide(values, threshold), dtype=np.float64)
+        return right
     if metric == "brier":
         squares: Floats = np.square(values - truth)
         return squares
