@@ -1,0 +1,1 @@
+"""The daemon's settings and their defaults. Read by `controller.wiring` alone."""

@@ -102,11 +102,12 @@ class Cycle:
     """Index into the policy's rollout steps."""
     step_since: datetime | None = None
     """When the step's traffic was first observed in force; None until then."""
+    traffic_since: datetime | None = None
+    """When the challenger's first step was in force."""
     forced: str = ""
     """Reason of the person who let the candidate pass the gates, if one did."""
     compute_s: float = 0.0
     """Seconds of job time used so far."""
-    paused_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,50 @@
+"""Settings: from environment variables `RATCHET_…`, each with a default that suits one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """Everything about one daemon. `RATCHET_HOME=/srv/ratchet` sets `home`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".ratchet"), description="state folder: database, images, logs, caches")
+    database: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
+    host: str = Field(default="127.0.0.1", description="address of the HTTP API")
+    port: Port = Field(default=8640, description="port of the HTTP API; 0 takes a free one")
+    router_host: str = Field(default="127.0.0.1", description="address of the router, where predictions are asked for")
+    router_port: Port = Field(default=8600, description="port of the router; 0 takes a free one and keeps it")
+    tick_s: Seconds = Field(default=5.0, description="seconds between two looks at every model")
+    observe_interval_s: Seconds = Field(default=30.0, description="seconds between two measurements of a model")
+    observe_parallel: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="measurements at a time")
+    max_busy_cycles: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="cycles that work at a time; more are queued"
+    )
+    signal_max_age_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600.0, description="older measurements are unknown (seconds of the daemon's clock)"
+    )
+    lease_ttl_s: Seconds = Field(default=15.0, description="a leader that has not renewed for so long is not one")
+    cache_max_mb: Annotated[int, Field(ge=1)] = Field(
+        default=10_240, description="step cache; the least recently used goes"
+    )
+    clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'state.db'}"

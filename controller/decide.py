@@ -1,0 +1,181 @@
+"""`decide(snapshot, now)`: the whole judgement of the controller about one model, as a pure function.
+
+It reads everything that was observed, and returns the next state with the events to record and one sentence for people. It never acts:
+what must run and serve follows from the state it returns (`controller.plan`, `controller.work`), so a crash between deciding and acting
+loses nothing. It never reads a clock or draws a random number: the same snapshot always gives the same decision, which is how a
+recorded one is replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from controller import phases, rollouts
+from controller.cycle import JOB_PHASES, Move
+from controller.draft import Decision, Draft, until
+from controller.state import Hold, ModelState, Phase
+from deployers.target import TargetStatus
+from pipelines.jobs.port import JobStatus
+from policies import triggers
+from policies.durations import format_duration
+from policies.schema import ModelPolicy
+from policies.signals import Comparison, Signal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """What was measured about a model's live traffic, and about which versions."""
+
+    champion: int | None
+    challenger: int | None = None
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """All that one decision may rest on."""
+
+    state: ModelState
+    job: JobStatus | None = None
+    """Of the open cycle's job; None if it was never started."""
+    target: TargetStatus | None = None
+    """None if the target is away or knows nothing."""
+    target_error: str = ""
+    observation: Observation | None = None
+    busy_cycles: int = 0
+    """Open cycles of other models that are past queueing."""
+    max_busy_cycles: int = 1_000_000
+    signal_max_age: timedelta = timedelta(hours=6)
+    """Older measurements are unknown."""
+
+
+def decide(snapshot: Snapshot, now: datetime, policy: ModelPolicy | None = None) -> Decision:
+    """What should become of the model. `policy` spares parsing when the caller has it parsed."""
+    policy = policy or ModelPolicy.model_validate_json(snapshot.state.policy)
+    draft = Draft(snapshot.state, policy, now)
+    hold = held(snapshot.state)
+    if hold is not None:
+        return draft.finish(hold)
+    if snapshot.state.cycle is None:
+        return draft.finish(_watch(draft, snapshot))
+    return draft.finish(_advance(draft, snapshot))
+
+
+def held(state: ModelState) -> str | None:
+    """The sentence that says who stopped the model, if somebody did and it has come to where that matters."""
+    if state.paused is not None:
+        return f"paused by {_who(state.paused)}"
+    if state.pinned is not None:
+        return f"pinned to v{state.champion} by {_who(state.pinned)}"
+    phase = state.cycle.phase if state.cycle else None
+    if state.frozen is not None and phase in (Phase.PACKAGING, Phase.ROLLING_OUT, Phase.BAKING):
+        return f"frozen by {_who(state.frozen)}: traffic does not move, the cycle waits in {phase}"
+    return None
+
+
+def _who(hold: Hold) -> str:
+    return f"{hold.by} since {until(hold.at)}: {hold.reason}"
+
+
+# ---------------------------------------------------------------- no cycle is open
+def _watch(draft: Draft, snapshot: Snapshot) -> str:
+    state, now = draft.state, draft.now
+    refusal = _not_now(draft)
+    if state.champion is None:
+        if refusal:
+            return f"no version serves yet; {refusal}"
+        sentence = "first cycle: no version serves yet"
+        draft.open_cycle("bootstrap", sentence)
+        return sentence
+    result = triggers.evaluate(draft.policy.spec.triggers, trigger_facts(draft, snapshot))
+    if result.memory != state.trigger_memory:
+        draft.set(trigger_memory=result.memory)
+    if result.state is not triggers.TriggerState.FIRED:
+        return f"v{state.champion} serves; {result.sentence}"
+    if refusal:
+        return f"v{state.champion} serves; would retrain, because {result.sentence}, but {refusal}"
+    sentence = f"retraining, because {result.sentence}"
+    draft.open_cycle(f"trigger: {result.sentence}", sentence, now=now.isoformat())
+    return sentence
+
+
+def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
+    """What the triggers of the policy look at. Measurements of another champion than the present one do not count."""
+    state = draft.state
+    champion = state.versions[state.champion] if state.champion is not None else None
+    observed = snapshot.observation
+    fresh = observed is not None and observed.champion == state.champion
+    return triggers.TriggerFacts(
+        now=draft.now,
+        signals=observed.signals if observed is not None and fresh else {},
+        baselines=champion.scores if champion else {},
+        trained_to=champion.trained_to if champion else None,
+        since=state.last_closed_at or state.created_at,
+        memory=state.trigger_memory,
+        max_age=snapshot.signal_max_age,
+    )
+
+
+def _not_now(draft: Draft) -> str:
+    """Why no cycle may open at this moment (cooldown, budget), or an empty string."""
+    state, spec, now = draft.state, draft.policy.spec, draft.now
+    if state.last_closed_at is not None and now < state.last_closed_at + spec.cooldown:
+        return f"cooldown lasts until {until(state.last_closed_at + spec.cooldown)}"
+    inside = [entry for entry in state.recent_cycles if entry[0] > now - spec.budget.per]
+    if len(inside) >= spec.budget.cycles:
+        again = until(inside[-spec.budget.cycles][0] + spec.budget.per)
+        return (
+            f"the budget of {spec.budget.cycles} cycles per {format_duration(spec.budget.per)} is spent until {again}"
+        )
+    used_s = sum(seconds for _, seconds in inside)
+    if spec.budget.compute is not None and used_s >= spec.budget.compute.total_seconds():
+        return (
+            f"the budget of {format_duration(spec.budget.compute)} of compute per "
+            f"{format_duration(spec.budget.per)} is spent ({used_s:.0f} s used)"
+        )
+    return ""
+
+
+# ---------------------------------------------------------------- a cycle is open
+def _advance(draft: Draft, snapshot: Snapshot) -> str:
+    phase = draft.cycle.phase
+    if phase is Phase.QUEUED:
+        return _start(draft, snapshot)
+    if phase in JOB_PHASES:
+        return phases.advance(draft, snapshot.job)
+    if phase is Phase.AWAITING_APPROVAL:
+        return _await_approval(draft)
+    comparison = snapshot.observation.comparison if snapshot.observation is not None else None
+    evidence = rollouts.Evidence(
+        target=snapshot.target,
+        target_error=snapshot.target_error,
+        comparison=comparison if _about_this_rollout(draft, snapshot) else None,
+        max_age=snapshot.signal_max_age,
+    )
+    return rollouts.advance(draft, evidence)
+
+
+def _about_this_rollout(draft: Draft, snapshot: Snapshot) -> bool:
+    observed = snapshot.observation
+    rivals = (rollouts.baseline(draft.state), draft.cycle.challenger)
+    return observed is not None and (observed.champion, observed.challenger) == rivals
+
+
+def _start(draft: Draft, snapshot: Snapshot) -> str:
+    if snapshot.busy_cycles >= snapshot.max_busy_cycles:
+        return f"waits for one of {snapshot.max_busy_cycles} places for cycles ({draft.cycle.cause})"
+    sentence = f"preparing data, because of {draft.cycle.cause}"
+    draft.move(Move.STARTED, sentence, kind="cycle.started")
+    return sentence
+
+
+def _await_approval(draft: Draft) -> str:
+    deadline = draft.cycle.phase_since + draft.policy.spec.approval_timeout
+    if draft.now < deadline:
+        return f"waits for approval until {until(deadline)}: {draft.cycle.sentence}"
+    sentence = f"nobody approved it until {until(deadline)}; the champion stays"
+    draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True)
+    return sentence

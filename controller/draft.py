@@ -1,0 +1,169 @@
+"""A decision in the making: the changed state, what is said about it, and the invariants that it must keep.
+
+`decide` and `overrides` both write into a `Draft` and finish it, so that no change of state can leave out its event, its traffic plan
+or its checks. Pure: the draft lives for one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from controller.cycle import Move, after
+from controller.invariants import check_transition
+from controller.plan import desired_plan
+from controller.state import Cycle, Event, ModelState, NoticeRecord, Outcome, Phase, Version, VersionStatus
+from policies.schema import ModelPolicy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What one look decided: nothing (`changed` is False) or one transaction's worth."""
+
+    before: ModelState
+    after: ModelState
+    closed: Cycle | None
+    events: Sequence[Event]
+    notices: Sequence[NoticeRecord]
+    sentence: str
+
+    @property
+    def changed(self) -> bool:
+        return self.after != self.before or self.closed is not None or bool(self.events)
+
+
+@dataclass(slots=True)
+class Draft:
+    """Collects one decision. `actor` is `ratchet` or the person who asked."""
+
+    before: ModelState
+    policy: ModelPolicy
+    now: datetime
+    actor: str = "ratchet"
+    state: ModelState = field(init=False)
+    closed: Cycle | None = None
+    events: list[Event] = field(default_factory=list)
+    notices: list[NoticeRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = self.before
+
+    @property
+    def cycle(self) -> Cycle:
+        assert self.state.cycle is not None, "no cycle is open"
+        return self.state.cycle
+
+    def set(self, **changes: Any) -> None:
+        """Replace fields of the model's state."""
+        self.state = replace(self.state, **changes)
+
+    def set_cycle(self, **changes: Any) -> None:
+        """Replace fields of the open cycle."""
+        self.set(cycle=replace(self.cycle, **changes))
+
+    def set_version(self, version: Version) -> None:
+        self.set(versions={**self.state.versions, version.number: version})
+
+    def mark(self, number: int | None, status: VersionStatus) -> None:
+        """Give a version another status."""
+        if number is not None and number in self.state.versions:
+            self.set_version(replace(self.state.versions[number], status=status))
+
+    def event(self, kind: str, sentence: str, *, notify: bool = False, **data: Any) -> None:
+        """Record something that happened; with `notify`, also tell people."""
+        cycle = self.state.cycle or self.closed
+        number = cycle.number if cycle else None
+        self.events.append(
+            Event(
+                model=self.state.name,
+                kind=kind,
+                sentence=sentence,
+                at=self.now,
+                cycle=number,
+                actor=self.actor,
+                data=data,
+            )
+        )
+        if notify:
+            key = f"{self.state.name}/{number or 0}/{kind}/{self.before.row_version}"
+            self.notices.append(NoticeRecord(key=key, model=self.state.name, kind=kind, text=sentence, at=self.now))
+
+    def open_cycle(self, cause: str, sentence: str, **data: Any) -> None:
+        """Open a cycle (invariant 1: only when none is)."""
+        assert self.state.cycle is None, "a cycle is open already"
+        number = self.state.next_cycle
+        horizon = self.now - self.policy.spec.budget.per
+        cycle = Cycle(
+            model=self.state.name, number=number, phase=Phase.QUEUED, sentence=sentence, cause=cause,
+            opened_at=self.now, phase_since=self.now,
+        )  # fmt: skip
+        recent = tuple(entry for entry in self.state.recent_cycles if entry[0] > horizon)
+        self.set(cycle=cycle, next_cycle=number + 1, trigger_memory={}, recent_cycles=(*recent, (self.now, 0.0)))
+        self.event("cycle.opened", sentence, notify=True, cause=cause, **data)
+
+    def move(self, move: Move, sentence: str, *, kind: str, notify: bool = False, **data: Any) -> None:
+        """Take the open cycle along the table; close it where the table ends."""
+        target = after(self.cycle.phase, move)
+        self.set_cycle(sentence=sentence)
+        if isinstance(target, Outcome):
+            self._close(target)
+        else:
+            self.set_cycle(phase=target, phase_since=self.now, attempt=1, not_before=None, job_id=None, step_since=None)
+        self.event(kind, sentence, notify=notify, **data)
+
+    def _close(self, outcome: Outcome) -> None:
+        cycle = replace(self.cycle, outcome=outcome, closed_at=self.now, job_id=None)
+        recent = self.state.recent_cycles
+        if recent and recent[-1][0] == cycle.opened_at:
+            recent = (*recent[:-1], (cycle.opened_at, cycle.compute_s))
+        self.closed = cycle
+        self.set(cycle=None, last_closed_at=self.now, recent_cycles=recent, trigger_memory={})
+
+    def finish(self, sentence: str) -> Decision:
+        """Bring the traffic plan in line with the new state, check the invariants, and hand the decision over."""
+        self._replan()
+        decision = Decision(
+            before=self.before, after=self.state, closed=self.closed, events=tuple(self.events),
+            notices=tuple(self.notices), sentence=sentence,
+        )  # fmt: skip
+        check_transition(decision.before, decision.after, person=self.actor != "ratchet")
+        return decision
+
+    def _replan(self) -> None:
+        wanted = desired_plan(self.state, self.policy)
+        now = self.state.plan
+        if now is not None and replace(wanted, epoch=now.epoch, generation=now.generation) == now:
+            return
+        if now is None and not wanted.digests:
+            return
+        plan = replace(wanted, generation=(now.generation if now else 0) + 1)
+        self.set(plan=plan)
+        cause = self.events[-1].sentence if self.events else "the policy's capacity changed"
+        self.event(
+            "traffic.changed", f"{describe_traffic(plan.weights, plan.shadow)}, because: {cause}",
+            weights={str(v): w for v, w in plan.weights.items()}, shadow=plan.shadow, generation=plan.generation,
+        )  # fmt: skip
+
+
+def describe_traffic(weights: Mapping[int, float], shadow: int | None) -> str:
+    """For example `v3 95 %, v4 5 %`.
+
+    >>> describe_traffic({3: 95, 4: 5}, None)
+    'v3 95 %, v4 5 %'
+    """
+    parts = [f"v{v} {w:g} %" for v, w in sorted(weights.items())]
+    if shadow is not None:
+        parts.append(f"v{shadow} in shadow")
+    return ", ".join(parts) or "no version serves"
+
+
+def until(moment: datetime) -> str:
+    """A moment as people read it."""
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def elapsed(since: datetime, now: datetime) -> timedelta:
+    """Time since, never negative: a clock that went back counts as no time."""
+    return max(now - since, timedelta(0))

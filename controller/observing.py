@@ -1,0 +1,148 @@
+"""Measurements of live traffic, taken by a small job beside the daemon and read back when it is done.
+
+The daemon never waits for one and never loads what it takes to make one. Nothing here is persisted: after a restart it is measured again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from controller.decide import Observation
+from controller.rollouts import baseline
+from controller.state import ModelState, Phase
+from controller.work import OBSERVE_TIMEOUT_S, model_dir
+from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits
+from policies import triggers
+from policies.schema import ModelPolicy
+from policies.signals import Comparison, Signal
+
+log = structlog.get_logger()
+
+ENTRY = "evaluators.observe:run"
+_SIGNALS = TypeAdapter(dict[str, Signal])
+_COMPARISON = TypeAdapter(Comparison | None)
+
+
+@dataclass(slots=True)
+class _Ongoing:
+    job_id: str
+    champion: int | None
+    challenger: int | None
+
+
+@dataclass(slots=True)
+class JobObserver:
+    """One measuring job a model at the most, at most every `interval_s` of real time, `parallel` of them together."""
+
+    jobs: JobRunner
+    home: Path
+    interval_s: float = 15.0
+    parallel: int = 2
+    monotonic: Callable[[], float] = time.monotonic
+    _ongoing: dict[str, _Ongoing] = field(default_factory=dict)
+    _latest: dict[str, Observation] = field(default_factory=dict)
+    _due: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Observation | None:
+        """The newest measurement of the model. Starts the next one when it is due."""
+        self._collect(state.name)
+        if self._is_due(state):
+            self._start(state, policy, now)
+        return self._latest.get(state.name)
+
+    def _is_due(self, state: ModelState) -> bool:
+        return (
+            state.champion is not None
+            and state.name not in self._ongoing
+            and len(self._ongoing) < self.parallel
+            and self.monotonic() >= self._due.get(state.name, 0.0)
+        )
+
+    def _collect(self, name: str) -> None:
+        ongoing = self._ongoing.get(name)
+        status = self.jobs.poll(ongoing.job_id) if ongoing else None
+        if ongoing is None or (status is not None and status.state is JobState.RUNNING):
+            return
+        del self._ongoing[name]
+        self.jobs.forget(ongoing.job_id)
+        if status is None or status.state is not JobState.SUCCEEDED or status.output is None:
+            log.warning("observation.failed", model=name, error=status.error if status else "the job vanished")
+            return
+        try:
+            self._latest[name] = Observation(
+                champion=ongoing.champion,
+                challenger=ongoing.challenger,
+                signals=_SIGNALS.validate_python(status.output["signals"]),
+                comparison=_COMPARISON.validate_python(status.output.get("comparison")),
+            )
+        except (ValidationError, KeyError) as error:
+            log.warning("observation.malformed", model=name, error=str(error))
+
+    def _start(self, state: ModelState, policy: ModelPolicy, now: datetime) -> None:
+        inputs = observe_inputs(state, policy, now, self.home)
+        comparison = inputs["comparison"]
+        champion = comparison["champion"] if comparison else state.champion
+        spec = JobSpec(
+            job_id=f"{state.name}-observe-{secrets.token_hex(6)}",
+            entry=ENTRY,
+            inputs=inputs,
+            limits=Limits(timeout_s=OBSERVE_TIMEOUT_S, memory_mb=4096),
+        )
+        self._due[state.name] = self.monotonic() + self.interval_s
+        self._ongoing[state.name] = _Ongoing(
+            job_id=spec.job_id, champion=champion, challenger=comparison["challenger"] if comparison else None
+        )
+        self.jobs.ensure(spec)
+
+
+def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: Path) -> dict[str, Any]:
+    """What the measuring job is asked: the triggers' queries, and the comparison if a challenger has traffic."""
+    assert state.champion is not None
+    champion = state.versions[state.champion]
+    queries = [
+        {
+            "key": q.key, "kind": q.kind.value, "metric": q.metric, "min_rows": q.min_rows,
+            "window_s": q.window.total_seconds() if q.window else None,
+        }
+        for q in triggers.needs(policy.spec.triggers)
+    ]  # fmt: skip
+    return {
+        "model": state.name,
+        "home": str(home),
+        "now": now.isoformat(),
+        "policy": policy.model_dump(mode="json", by_alias=True),
+        "queries": queries,
+        "champion": {
+            "number": champion.number,
+            "model_dir": str(model_dir(home, champion)),
+            "trained_to": champion.trained_to.isoformat() if champion.trained_to else None,
+        },
+        "comparison": _comparison(state, policy),
+    }
+
+
+def _comparison(state: ModelState, policy: ModelPolicy) -> dict[str, Any] | None:
+    cycle, rival = state.cycle, baseline(state)
+    if cycle is None or cycle.traffic_since is None or cycle.challenger is None or rival is None:
+        return None
+    rollout = policy.spec.rollout
+    step = rollout.steps[min(cycle.step, len(rollout.steps) - 1)]
+    baking = cycle.phase is Phase.BAKING
+    return {
+        "challenger": cycle.challenger,
+        "champion": rival,
+        "since": cycle.traffic_since.isoformat(),
+        "until": cycle.phase_since.isoformat() if baking else None,
+        "margin": rollout.margin,
+        "alpha": rollout.alpha,
+        "mode": "shadow" if step.shadow and not baking else "live",
+    }

@@ -1,0 +1,176 @@
+"""The phases in which a job does the work: prepare, tune, train, judge, package. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from controller.cycle import JOB_PHASES, Move
+from controller.draft import Draft, until
+from controller.state import ModelState, Phase, Version, VersionStatus
+from pipelines.jobs.port import JobState, JobStatus
+
+MAX_ATTEMPTS = 3
+"""Of one job, when it fails in a way that may pass."""
+RETRY_AFTER = (timedelta(0), timedelta(seconds=30))
+"""Pause before the second and the third attempt."""
+_JOB_ID = re.compile(rf"(.+)-c[0-9]+-(?:{'|'.join(sorted(JOB_PHASES))})-[0-9]+")
+
+
+def job_id(model: str, cycle: int, phase: Phase, attempt: int) -> str:
+    """The name under which a phase's job runs at most once.
+
+    >>> job_id("flight-late", 3, Phase.TRAINING, 1)
+    'flight-late-c3-training-1'
+    """
+    return f"{model}-c{cycle}-{phase.value}-{attempt}"
+
+
+def model_of_job(job_id: str) -> str | None:
+    """The model whose cycle a job belongs to; None if it is no cycle's job.
+
+    >>> model_of_job("flight-late-c3-training-1")
+    'flight-late'
+    """
+    match = _JOB_ID.fullmatch(job_id)
+    return match[1] if match else None
+
+
+def advance(draft: Draft, job: JobStatus | None) -> str:
+    """One look at the job of the present phase."""
+    cycle = draft.cycle
+    wanted = job_id(draft.state.name, cycle.number, cycle.phase, cycle.attempt)
+    if cycle.job_id != wanted:
+        return _start_job(draft, wanted)
+    if job is None or job.state is JobState.RUNNING:
+        text = str(job.progress.get("text", "")) if job else ""
+        return f"{cycle.phase}{': ' + text if text else ''}"
+    if job.state is JobState.SUCCEEDED:
+        assert job.output is not None
+        return _succeeded(draft, job.output, job.seconds)
+    return _failed(draft, job)
+
+
+def _start_job(draft: Draft, wanted: str) -> str:
+    cycle = draft.cycle
+    if cycle.not_before is not None and draft.now < cycle.not_before:
+        return f"{cycle.phase}: attempt {cycle.attempt} starts at {until(cycle.not_before)}, because {cycle.sentence}"
+    draft.set_cycle(job_id=wanted)
+    if cycle.phase is Phase.PACKAGING and cycle.challenger is None:
+        number = draft.state.next_version
+        draft.set_cycle(challenger=number)
+        draft.set(next_version=number + 1)
+    return f"{cycle.phase}: starts"
+
+
+def _failed(draft: Draft, job: JobStatus) -> str:
+    cycle = draft.cycle
+    reason = job.error or f"its job was {job.state}"
+    draft.set_cycle(compute_s=cycle.compute_s + job.seconds)
+    may_pass = job.retryable or job.state is JobState.CANCELLED
+    if may_pass and cycle.attempt < MAX_ATTEMPTS:
+        pause = RETRY_AFTER[cycle.attempt - 1]
+        sentence = f"attempt {cycle.attempt} of {cycle.phase} failed: {reason}"
+        draft.set_cycle(attempt=cycle.attempt + 1, not_before=draft.now + pause, job_id=None, sentence=sentence)
+        draft.event("job.retried", sentence, error=reason, attempt=cycle.attempt)
+        return sentence
+    tries = f" after {cycle.attempt} attempts" if cycle.attempt > 1 else ""
+    sentence = f"{cycle.phase} failed{tries}: {reason}; {_who_serves(draft.state)}"
+    draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True, error=reason)
+    return sentence
+
+
+def _who_serves(state: ModelState) -> str:
+    return f"v{state.champion} keeps serving" if state.champion is not None else "no version serves yet"
+
+
+def _succeeded(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
+    cycle = draft.cycle
+    draft.set_cycle(outputs={**cycle.outputs, cycle.phase.value: output}, compute_s=cycle.compute_s + seconds)
+    said = str(output.get("sentence", ""))
+    match cycle.phase:
+        case Phase.PREPARING:
+            draft.move(Move.PREPARED, said, kind="data.prepared", output=output, seconds=seconds)
+            return said
+        case Phase.TUNING:
+            draft.move(Move.TUNED, said, kind="study.finished", output=output, seconds=seconds)
+            return said
+        case Phase.TRAINING:
+            return _trained(draft, output, seconds)
+        case Phase.JUDGING:
+            return _judged(draft, output, seconds)
+        case _:
+            return _packaged(draft, output, seconds)
+
+
+def _trained(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
+    said = str(output.get("sentence", ""))
+    twin = _same_model(draft.state, str(output["model_digest"]))
+    if twin is None:
+        draft.move(Move.TRAINED, said, kind="model.trained", output=output, seconds=seconds)
+        return said
+    what = "was refused before" if twin.status is VersionStatus.QUARANTINED else "serves already"
+    sentence = f"the retrained model is the same as v{twin.number}, which {what}"
+    draft.move(Move.REFUSED, sentence, kind="cycle.rejected", notify=True, output=output, twin=twin.number)
+    return sentence
+
+
+def _same_model(state: ModelState, digest: str) -> Version | None:
+    """The champion or a quarantined version that has the same content, if there is one."""
+    for version in state.versions.values():
+        known = version.number == state.champion or version.status is VersionStatus.QUARANTINED
+        if known and version.lineage.get("model_digest") == digest:
+            return version
+    return None
+
+
+def _judged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
+    said = str(output["sentence"])
+    match output["verdict"]:
+        case "pass" if draft.policy.spec.approval == "required":
+            draft.move(
+                Move.HELD_FOR_APPROVAL, said, kind="approval.requested", notify=True, output=output, seconds=seconds
+            )
+        case "pass":
+            draft.move(Move.PASSED, said, kind="gates.passed", notify=True, output=output, seconds=seconds)
+        case "fail":
+            draft.move(Move.REFUSED, said, kind="cycle.rejected", notify=True, output=output, seconds=seconds)
+        case "inconclusive":
+            draft.move(
+                Move.UNDECIDED, said, kind="cycle.ended_inconclusive", notify=True, output=output, seconds=seconds
+            )
+        case _:
+            draft.move(Move.GAVE_UP, said, kind="cycle.failed", notify=True, output=output, seconds=seconds)
+    return said
+
+
+def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
+    cycle = draft.cycle
+    assert cycle.challenger is not None
+    version = _new_version(draft, cycle.challenger, str(output["digest"]))
+    draft.set_version(version)
+    sentence = f"v{version.number} is packaged as {version.digest[:19]}; rolling out"
+    draft.move(Move.PACKAGED, sentence, kind="version.created", output=output, seconds=seconds)
+    draft.set_cycle(step=0)
+    return sentence
+
+
+def _new_version(draft: Draft, number: int, digest: str) -> Version:
+    outputs = draft.cycle.outputs
+    trained, judged = outputs[Phase.TRAINING.value], outputs[Phase.JUDGING.value]
+    prepared = outputs[Phase.PREPARING.value]
+    trained_to = trained.get("trained_to")
+    return Version(
+        model=draft.state.name, number=number, digest=digest, status=VersionStatus.CANDIDATE,
+        created_at=draft.now, cycle=draft.cycle.number,
+        trained_to=datetime.fromisoformat(trained_to) if trained_to else None,
+        scores=dict(judged.get("scores") or {}), forced=draft.cycle.forced,
+        lineage={
+            "verdict": judged["verdict"], "gates": judged["sentence"], "model_digest": trained["model_digest"],
+            "component": trained["component"], "parameters": trained["parameters"], "window_s": trained["window_s"],
+            "rows": trained["rows"], "data": prepared["fingerprint"], "code": trained.get("code"),
+            "policy": draft.state.policy_digest,
+        },
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Which version should carry which traffic, as a pure function of the persisted state.
+
+There is no other way to traffic than this function: whatever the controller decides, it decides by changing the state.
+"""
+
+from __future__ import annotations
+
+from deployers.rollout import step_traffic
+
+from controller.state import ModelState, Phase
+from deployers.target import TrafficPlan
+from policies.schema import ModelPolicy
+
+
+def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
+    """The plan that `state` asks for, with the epoch and generation of the present one."""
+    weights, shadow, warm = _traffic(state, policy)
+    carry = {*weights, *warm} | ({shadow} if shadow is not None else set())
+    return TrafficPlan(
+        model=state.name,
+        epoch=state.plan.epoch if state.plan else 0,
+        generation=state.plan.generation if state.plan else 0,
+        digests={v: state.versions[v].digest for v in sorted(carry)},
+        weights=weights,
+        shadow=shadow,
+        replicas=policy.spec.deploy.replicas,
+        workers=policy.spec.deploy.workers,
+    )
+
+
+def _traffic(state: ModelState, policy: ModelPolicy) -> tuple[dict[int, float], int | None, set[int]]:
+    """Weights, shadow, and versions that stay warm without traffic."""
+    cycle, champion = state.cycle, state.champion
+    if cycle is not None and cycle.phase is Phase.ROLLING_OUT and cycle.challenger is not None:
+        weights, shadow = step_traffic(policy.spec.rollout.steps, cycle.step, champion, cycle.challenger)
+        warm = {cycle.challenger} | ({champion} if champion is not None else set())
+        return dict(weights), shadow, warm
+    if champion is None:
+        return {}, None, set()
+    baking = cycle is not None and cycle.phase is Phase.BAKING
+    warm = {state.previous} if baking and state.previous is not None else set()
+    return {champion: 100.0}, None, warm

@@ -1,0 +1,173 @@
+"""One look at one model: observe → decide → record → act. Returns the sentence that says what is going on.
+
+The order matters. The decision is committed before anything acts on it; what then acts (`_converge`) asks for nothing but what the
+committed state calls for, with calls that are idempotent. A crash anywhere leaves either the old state, from which the same look is
+taken again, or the new one, from which the same actions follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from controller.decide import Decision, Observation, Snapshot, decide
+from controller.phases import model_of_job
+from controller.state import ModelState, Phase
+from controller.store.port import Commit, FencedError, Store
+from controller.work import wanted_job
+from deployers.target import StalePlanError, Target, TargetError, TargetStatus
+from pipelines.jobs.port import JobRunner, JobStatus
+from policies.schema import ModelPolicy
+
+MAX_STRIDES = 8
+"""Decisions in one look: a finished job may open the next phase at once, but a look stays bounded."""
+
+_SNAPSHOT = TypeAdapter(Snapshot)
+GROUNDS = ("now", "snapshot")
+"""Keys of an event's data that hold what its decision rested on."""
+
+
+class LostLeadership(Exception):
+    """Another controller leads, or may. Stop acting at once (invariant 6)."""
+
+
+class Observer(Protocol):
+    """Where measurements of live traffic come from."""
+
+    def observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Observation | None:
+        """The newest measurement, without waiting for one; None if there is none yet."""
+
+
+class Leadership(Protocol):
+    def epoch(self) -> int:
+        """The fencing token. Raises LostLeadership if the lease may have run out."""
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Everything one look needs. Holds no truth of its own: it may be rebuilt at any moment."""
+
+    store: Store
+    jobs: JobRunner
+    target: Target
+    observer: Observer
+    leadership: Leadership
+    home: Path
+    max_busy_cycles: int = 4
+    signal_max_age: timedelta = timedelta(hours=6)
+    strides: int = MAX_STRIDES
+    keep_grounds: bool = True
+    """Whether each decision is recorded with its whole snapshot, so that it can be replayed."""
+    busy_cycles: Callable[[str], int] = lambda _name: 0
+    """How many other models' cycles are past queueing."""
+    _policies: dict[str, ModelPolicy] = field(default_factory=dict)
+    _target_errors: dict[str, str] = field(default_factory=dict)
+
+    def reconcile(self, name: str, clock: Callable[[], datetime]) -> str:
+        """Look at one model. Raises LostLeadership, StoreError; anything wrong outside is part of the sentence."""
+        sentence = f"there is no model {name}"
+        for _ in range(self.strides):
+            state = self.store.load(name)
+            if state is None:
+                return sentence
+            policy = self.policy(state)
+            now = clock()
+            snapshot = self._observe(state, policy, now)
+            decision = decide(snapshot, now, policy)
+            state = self._record(decision, snapshot, now)
+            self._converge(state, policy)
+            sentence = decision.sentence
+            if decision.after.cycle == decision.before.cycle and decision.after.plan == decision.before.plan:
+                break
+        return sentence
+
+    def policy(self, state: ModelState) -> ModelPolicy:
+        """The parsed policy of a state, parsed once for each text."""
+        found = self._policies.get(state.name)
+        if found is None or self._policies.get(state.policy_digest) is not found:
+            found = ModelPolicy.model_validate_json(state.policy)
+            self._policies[state.name] = self._policies[state.policy_digest] = found
+        return found
+
+    # ------------------------------------------------------------ observe
+    def _observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Snapshot:
+        target, target_error = self._look_at_target(state)
+        return Snapshot(
+            state=state,
+            job=self._look_at_job(state),
+            target=target,
+            target_error=target_error,
+            observation=self.observer.observe(state, policy, now),
+            busy_cycles=self.busy_cycles(state.name) if state.cycle and state.cycle.phase is Phase.QUEUED else 0,
+            max_busy_cycles=self.max_busy_cycles,
+            signal_max_age=self.signal_max_age,
+        )
+
+    def _look_at_job(self, state: ModelState) -> JobStatus | None:
+        job_id = state.cycle.job_id if state.cycle else None
+        return self.jobs.poll(job_id) if job_id else None
+
+    def _look_at_target(self, state: ModelState) -> tuple[TargetStatus | None, str]:
+        try:
+            return self.target.observe(state.name), self._target_errors.get(state.name, "")
+        except TargetError as error:
+            return None, str(error)
+
+    # ------------------------------------------------------------ record
+    def _record(self, decision: Decision, snapshot: Snapshot, now: datetime) -> ModelState:
+        if not decision.changed:
+            return decision.after
+        events = list(decision.events)
+        if events:  # the first event of a decision carries what it rested on
+            grounds = snapshot_json(snapshot, now) if self.keep_grounds else {}
+            events[0] = replace(events[0], data={**events[0].data, **grounds})
+        commit = Commit(model=decision.after, closed=decision.closed, events=events, notices=decision.notices)
+        try:
+            return self.store.commit(self.leadership.epoch(), commit)
+        except FencedError as error:
+            raise LostLeadership(str(error)) from error
+
+    # ------------------------------------------------------------ act
+    def _converge(self, state: ModelState, policy: ModelPolicy) -> None:
+        wanted = wanted_job(state, policy, self.home)
+        epoch = self.leadership.epoch()
+        if wanted is not None:
+            self.jobs.ensure(wanted)
+        self._cancel_others(state, wanted.job_id if wanted else None)
+        if state.plan is None:
+            return
+        try:
+            self.target.apply(replace(state.plan, epoch=epoch))
+            self._target_errors.pop(state.name, None)
+        except StalePlanError as error:
+            raise LostLeadership(str(error)) from error
+        except TargetError as error:
+            self._target_errors[state.name] = str(error)
+
+    def _cancel_others(self, state: ModelState, wanted: str | None) -> None:
+        """Stop jobs of this model's cycles that its state no longer calls for (aborted, superseded)."""
+        if state.paused is not None:
+            return  # a pause lets the job under way finish; its result waits
+        for job_id in self.jobs.active():
+            if job_id != wanted and model_of_job(job_id) == state.name:
+                self.jobs.cancel(job_id)
+
+
+# ---------------------------------------------------------------- replay
+def snapshot_json(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
+    """All that a decision rested on, as JSON, for its record."""
+    return {"now": now.isoformat(), "snapshot": _SNAPSHOT.dump_python(snapshot, mode="json")}
+
+
+def replay(recorded: Mapping[str, Any]) -> Decision:
+    """Take a recorded decision again, from what was recorded with it (invariant 9).
+
+    Raises pydantic.ValidationError if the record is not one."""
+    snapshot = _SNAPSHOT.validate_json(json.dumps(recorded["snapshot"]))
+    return decide(snapshot, datetime.fromisoformat(recorded["now"]))

@@ -1,0 +1,209 @@
+"""The phases in which the challenger carries traffic: rolling out, and the watch after promotion. Pure.
+
+Missing evidence is unknown: it moves nothing forward. A rollout that stays without evidence until its deadline gives the traffic back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from controller.cycle import Move
+from controller.draft import Draft, elapsed, until
+from controller.state import ModelState, Phase, VersionStatus
+from deployers.target import ReplicaState, ReplicaStatus, TargetStatus
+from policies.durations import format_duration
+from policies.signals import Comparison
+
+MIN_ERRORS = 5
+"""Fewer errors than this are no pattern, whatever their share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What is known about the rollout at this moment."""
+
+    target: TargetStatus | None
+    target_error: str
+    comparison: Comparison | None
+    max_age: timedelta
+
+
+def baseline(state: ModelState) -> int | None:
+    """The version that the challenger is compared with: the champion, or after promotion the one before."""
+    baking = state.cycle is not None and state.cycle.phase is Phase.BAKING
+    return state.previous if baking else state.champion
+
+
+def advance(draft: Draft, evidence: Evidence) -> str:
+    """One look at a rollout or a bake."""
+    bad = _why_worse(draft, evidence)
+    if bad:
+        return _go_back(draft, bad, evidence)
+    if draft.cycle.phase is Phase.BAKING:
+        return _bake(draft)
+    return _roll(draft, evidence)
+
+
+# ---------------------------------------------------------------- what is wrong with it
+def _why_worse(draft: Draft, evidence: Evidence) -> str:
+    replica = _challenger_replica(draft, evidence)
+    name = f"v{draft.cycle.challenger}"
+    if replica is not None and replica.state is ReplicaState.FAILED:
+        return f"{name} does not run: {replica.reason}"
+    if replica is not None:
+        limit = draft.policy.spec.rollout.max_error_share
+        for kind, errors, requests in (
+            ("requests", replica.errors, replica.requests),
+            ("shadow requests", replica.shadow_errors, replica.shadow_requests),
+        ):
+            if errors >= MIN_ERRORS and errors > limit * requests:
+                return f"{name} failed {errors} of {requests} {kind}, more than {limit:.1%}"
+    comparison = evidence.comparison
+    if comparison is not None and comparison.state == "worse":
+        return comparison.sentence
+    return ""
+
+
+def _challenger_replica(draft: Draft, evidence: Evidence) -> ReplicaStatus | None:
+    challenger = draft.cycle.challenger
+    if evidence.target is None or challenger is None:
+        return None
+    return evidence.target.replicas.get(challenger)
+
+
+def _go_back(draft: Draft, reason: str, evidence: Evidence) -> str:
+    cycle, state = draft.cycle, draft.state
+    never_served = cycle.phase is Phase.ROLLING_OUT and cycle.step == 0 and cycle.step_since is None
+    if baseline(state) is None and not never_served:
+        return f"{reason}; there is no version before it to go back to"
+    comparison = evidence.comparison
+    draft.mark(cycle.challenger, VersionStatus.QUARANTINED)
+    if cycle.phase is Phase.BAKING:
+        draft.mark(state.previous, VersionStatus.CHAMPION)
+        draft.set(champion=state.previous, previous=None)
+    back = f"v{draft.state.champion} serves" if draft.state.champion is not None else "no version serves"
+    if never_served:
+        sentence = f"not rolled out: {reason}; {back}"
+        draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True, reason=reason)
+    else:
+        sentence = f"rolled back: {reason}; {back}, v{cycle.challenger} is quarantined"
+        numbers = _numbers(comparison)
+        draft.move(Move.FOUND_WORSE, sentence, kind="cycle.rolled_back", notify=True, reason=reason, **numbers)
+    return sentence
+
+
+def _numbers(comparison: Comparison | None) -> dict[str, object]:
+    if comparison is None:
+        return {}
+    return {
+        "challenger_rows": comparison.challenger_rows, "champion_rows": comparison.champion_rows,
+        "challenger_score": comparison.challenger_score, "champion_score": comparison.champion_score,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- rolling out
+def _roll(draft: Draft, evidence: Evidence) -> str:
+    cycle, rollout = draft.cycle, draft.policy.spec.rollout
+    deadline = cycle.phase_since + rollout.deadline
+    if draft.now >= deadline:
+        return _out_of_time(draft)
+    index = min(cycle.step, len(rollout.steps) - 1)
+    step = rollout.steps[index]
+    name = f"v{cycle.challenger} at {step.label} (step {index + 1} of {len(rollout.steps)})"
+    if not _in_force(draft, evidence):
+        return f"{name}: waits for {_what_is_missing(draft, evidence)}; gives up at {until(deadline)}"
+    if cycle.step_since is None:
+        draft.set_cycle(step_since=draft.now, traffic_since=cycle.traffic_since or draft.now)
+        if draft.state.champion is not None:
+            sentence = f"{name}: in force, holds for {format_duration(step.hold)}"
+            draft.event("step.reached", sentence, step=index, weight=step.weight, shadow=step.shadow)
+            return sentence
+    if draft.state.champion is None:
+        return _promote(draft)
+    left = step.hold - elapsed(draft.cycle.step_since or draft.now, draft.now)
+    if left > timedelta(0):
+        return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
+    if (missing := _evidence_missing(draft, evidence)) and not step.shadow:
+        return f"{name}: pauses, because {missing}; gives the traffic back at {until(deadline)}"
+    if index + 1 < len(rollout.steps):
+        draft.set_cycle(step=index + 1, step_since=None)
+        following = rollout.steps[index + 1]
+        sentence = f"v{cycle.challenger} goes from {step.label} to {following.label}; {_said(evidence)}"
+        draft.event("step.passed", sentence, step=index, **_numbers(evidence.comparison))
+        return sentence
+    return _promote(draft, _said(evidence))
+
+
+def _in_force(draft: Draft, evidence: Evidence) -> bool:
+    plan = draft.state.plan
+    return plan is not None and evidence.target is not None and evidence.target.generation == plan.generation
+
+
+def _what_is_missing(draft: Draft, evidence: Evidence) -> str:
+    if evidence.target is None:
+        return f"the target ({evidence.target_error or 'not observed yet'})"
+    replica = _challenger_replica(draft, evidence)
+    if replica is None or replica.state is not ReplicaState.READY:
+        return f"its replicas ({replica.reason or replica.state if replica else 'not started yet'})"
+    return "its traffic to be in force"
+
+
+def _evidence_missing(draft: Draft, evidence: Evidence) -> str:
+    """Why what is known does not allow the next step (invariant 4), or an empty string."""
+    comparison, need = evidence.comparison, draft.policy.spec.rollout.min_labelled_rows
+    if need == 0:
+        return ""
+    if comparison is None:
+        return "its answers have not been compared with the champion's yet"
+    if elapsed(comparison.observed_at, draft.now) > evidence.max_age:
+        return f"the newest comparison is from {until(comparison.observed_at)}"
+    rows = min(comparison.challenger_rows, comparison.champion_rows)
+    if rows < need:
+        return f"only {rows} of its answers can be compared so far, of {need} needed (rollout.min_labelled_rows)"
+    return ""
+
+
+def _said(evidence: Evidence) -> str:
+    return evidence.comparison.sentence if evidence.comparison is not None else "not compared yet"
+
+
+def _out_of_time(draft: Draft) -> str:
+    deadline = format_duration(draft.policy.spec.rollout.deadline)
+    if draft.state.champion is None:
+        sentence = f"v{draft.cycle.challenger} did not serve within {deadline}; no version serves"
+        draft.mark(draft.cycle.challenger, VersionStatus.QUARANTINED)
+        draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True)
+        return sentence
+    sentence = f"the rollout did not end within {deadline}; v{draft.state.champion} serves"
+    draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True)
+    return sentence
+
+
+def _promote(draft: Draft, why: str = "") -> str:
+    cycle, before = draft.cycle, draft.state.champion
+    draft.mark(before, VersionStatus.RETIRED)
+    draft.mark(cycle.challenger, VersionStatus.CHAMPION)
+    draft.set(champion=cycle.challenger, previous=before)
+    bake = draft.policy.spec.rollout.bake
+    if before is None:
+        sentence = f"v{cycle.challenger} serves: the first version"
+    else:
+        sentence = f"v{cycle.challenger} is champion, watched for {format_duration(bake)}{'; ' + why if why else ''}"
+    draft.move(Move.PROMOTED, sentence, kind="version.promoted", notify=True, previous=before)
+    if before is None:
+        draft.move(Move.BAKED, sentence, kind="cycle.promoted")
+    return sentence
+
+
+# ---------------------------------------------------------------- baking
+def _bake(draft: Draft) -> str:
+    cycle = draft.cycle
+    end = cycle.phase_since + draft.policy.spec.rollout.bake
+    if draft.now < end:
+        return f"v{cycle.challenger} is champion, watched until {until(end)}"
+    sentence = (
+        f"v{cycle.challenger} stays: nothing spoke against it in {format_duration(draft.policy.spec.rollout.bake)}"
+    )
+    draft.move(Move.BAKED, sentence, kind="cycle.promoted", notify=True)
+    return sentence

@@ -1,0 +1,1 @@
+"""What the controller says about itself: structured logs and its own metrics."""

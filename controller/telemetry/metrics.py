@@ -1,0 +1,28 @@
+"""The controller's own metrics, under `ratchet_controller_`, in the Prometheus text format."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+RECONCILE_SECONDS = Histogram(
+    "ratchet_controller_reconcile_seconds", "Time of one look at one model", registry=REGISTRY,
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
+)  # fmt: skip
+RECONCILE_ERRORS = Counter(
+    "ratchet_controller_reconcile_errors_total", "Looks that ended in an error", ["kind"], registry=REGISTRY
+)
+SCHEDULER_EVENTS = Counter(
+    "ratchet_controller_scheduler_events_total",
+    "Scheduler events: missed, max_instances, error",
+    ["kind"],
+    registry=REGISTRY,
+)
+NOTICE_ATTEMPTS = Counter(
+    "ratchet_controller_notice_attempts_total", "Deliveries of notices, by result", ["result"], registry=REGISTRY
+)
+MODELS = Gauge("ratchet_controller_models", "Models under control", registry=REGISTRY)
+OPEN_CYCLES = Gauge("ratchet_controller_open_cycles", "Open cycles", registry=REGISTRY)
+LEADER_EPOCH = Gauge("ratchet_controller_leader_epoch", "Fencing epoch, 0 when not leading", registry=REGISTRY)
+EVENTS = Counter("ratchet_controller_events_total", "Recorded events, by kind", ["kind"], registry=REGISTRY)

@@ -1,0 +1,143 @@
+"""The job that an open cycle needs now, as a pure function of the persisted state.
+
+Asking for the same job again is harmless (jobs are idempotent by name), so the controller simply asks on every look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from controller.cycle import JOB_PHASES
+from controller.state import Cycle, ModelState, Phase, Version
+from pipelines.jobs.port import JobSpec, Limits
+from policies.schema import ModelPolicy
+
+PREPARE_TIMEOUT_S = 3600.0
+JUDGE_TIMEOUT_S = 3600.0
+PACKAGE_TIMEOUT_S = 1800.0
+OBSERVE_TIMEOUT_S = 300.0
+TUNE_GRACE_S = 120.0
+"""Beyond the study's own time budget, for start-up and the trial under way."""
+
+ENTRIES: Mapping[Phase, str] = {
+    Phase.PREPARING: "pipelines.prepare:run",
+    Phase.TUNING: "tuners.tune:run",
+    Phase.TRAINING: "tuners.train:run",
+    Phase.JUDGING: "evaluators.judge:run",
+    Phase.PACKAGING: "deployers.package:run",
+}
+
+
+def wanted_job(state: ModelState, policy: ModelPolicy, home: Path) -> JobSpec | None:
+    """The job that must run or have run for the open cycle's phase; None when the phase needs none."""
+    cycle = state.cycle
+    if cycle is None or cycle.job_id is None or cycle.phase not in JOB_PHASES or state.paused or state.pinned:
+        return None
+    inputs = {"home": str(home), "model": state.name, **_inputs(state, policy, cycle, home)}
+    return JobSpec(
+        job_id=cycle.job_id,
+        entry=ENTRIES[cycle.phase],
+        inputs=inputs,
+        limits=Limits(timeout_s=_timeout_s(state, policy, cycle), memory_mb=_memory_mb(policy, cycle.phase)),
+        workdir=str(home / "work" / state.name / f"c{cycle.number}" / cycle.phase.value),
+    )
+
+
+def _timeout_s(state: ModelState, policy: ModelPolicy, cycle: Cycle) -> float:
+    spec = policy.spec
+    match cycle.phase:
+        case Phase.TUNING:
+            limit = spec.tune.timeout.total_seconds() + TUNE_GRACE_S
+        case Phase.TRAINING:
+            limit = spec.train.timeout.total_seconds()
+        case Phase.PREPARING:
+            limit = PREPARE_TIMEOUT_S
+        case Phase.JUDGING:
+            limit = JUDGE_TIMEOUT_S
+        case _:
+            limit = PACKAGE_TIMEOUT_S
+    return min(limit, max(compute_left_s(state, policy), 1.0))
+
+
+def compute_left_s(state: ModelState, policy: ModelPolicy) -> float:
+    """Seconds of job time that the budget leaves to the open cycle; infinite without a compute budget."""
+    budget = policy.spec.budget
+    if budget.compute is None:
+        return float("inf")
+    cycle = state.cycle
+    since = (cycle.opened_at if cycle else state.created_at) - budget.per
+    earlier = sum(seconds for opened, seconds in state.recent_cycles if opened > since)
+    return budget.compute.total_seconds() - earlier - (cycle.compute_s if cycle else 0.0)
+
+
+def _memory_mb(policy: ModelPolicy, phase: Phase) -> int:
+    return policy.spec.tune.memory_mb if phase is Phase.TUNING else policy.spec.train.memory_mb
+
+
+def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) -> dict[str, Any]:
+    champion = state.versions[state.champion] if state.champion is not None else None
+    document = {"policy": json.loads(state.policy), "policy_dir": state.policy_dir}
+    outputs = cycle.outputs
+    match cycle.phase:
+        case Phase.PREPARING:
+            return {**document, "now": cycle.phase_since.isoformat()}
+        case Phase.TUNING:
+            return {
+                **document,
+                "prepared": outputs[Phase.PREPARING],
+                "champion": _parameters(champion),
+                "seed": policy.spec.train.seed + cycle.number,
+            }
+        case Phase.TRAINING:
+            return {**document, "prepared": outputs[Phase.PREPARING], "tuned": outputs[Phase.TUNING]}
+        case Phase.JUDGING:
+            return {
+                **document,
+                "prepared": outputs[Phase.PREPARING],
+                "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "champion": {"number": champion.number, "model_dir": str(model_dir(home, champion))}
+                if champion
+                else None,
+                "seed": policy.spec.train.seed + cycle.number,
+            }
+        case _:
+            return {
+                "number": cycle.challenger,
+                "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "annotations": annotations(state, cycle),
+                "base": policy.spec.deploy.base_image,
+            }
+
+
+def model_dir(home: Path, version: Version) -> Path:
+    """Where the model folder of a packaged version lies unpacked."""
+    return home / "unpacked" / version.digest.removeprefix("sha256:") / "model"
+
+
+def _parameters(champion: Version | None) -> dict[str, Any] | None:
+    if champion is None:
+        return None
+    kept = {key: champion.lineage.get(key) for key in ("component", "parameters", "window_s")}
+    return {"number": champion.number, **kept}
+
+
+def annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
+    """The lineage that goes into the image. No clock in it but the data's: the same inputs must give the same digest."""
+    prepared, trained = cycle.outputs[Phase.PREPARING], cycle.outputs[Phase.TRAINING]
+    judged = cycle.outputs[Phase.JUDGING]
+    code = trained.get("code") or {}
+    return {
+        "dev.ratchet.cycle": str(cycle.number),
+        "dev.ratchet.cause": cycle.cause,
+        "dev.ratchet.data": str(prepared["fingerprint"]),
+        "dev.ratchet.trained-to": str(trained.get("trained_to") or ""),
+        "dev.ratchet.component": str(trained["component"]),
+        "dev.ratchet.parameters": json.dumps(trained["parameters"], sort_keys=True),
+        "dev.ratchet.scores": json.dumps(judged.get("scores") or {}, sort_keys=True),
+        "dev.ratchet.verdict": str(judged["sentence"]),
+        "dev.ratchet.policy": state.policy_digest,
+        "org.opencontainers.image.revision": str(code.get("commit") or code.get("digest") or ""),
+    }
