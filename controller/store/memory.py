@@ -17,7 +17,7 @@ from controller.state import Cycle, Event, ModelState, NoticeRecord
 from controller.store.codec import decode, encode
 from controller.store.lease import Lease
 from controller.store.port import Commit, ConflictError, Store
-from controller.store.rules import Stored, check_conflict, check_invariants
+from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
 
 
 class MemoryStore(Store):
@@ -127,7 +127,7 @@ class MemoryStore(Store):
     def _write(self, commit: Commit) -> ModelState:
         name, closed = commit.model.name, commit.closed
         check_invariants(self._stored(name), commit.model, closed)
-        after = replace(commit.model, row_version=commit.model.row_version + 1)
+        after = stored_as(commit.model)
         if self._audit:
             self._audit.check(*commit.events, *commit.notices, *([closed] if closed else []))
             self._audit.remember(after)

@@ -6,7 +6,7 @@ Pure, and used by every store inside its transaction. The database holds the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.invariants import InvariantBroken
 from controller.state import Cycle, ModelState
@@ -23,6 +23,11 @@ class Stored:
     last_cycle: int = 0
     """Highest cycle number ever written."""
     digests: Mapping[int, str] = field(default_factory=dict)
+
+
+def stored_as(state: ModelState) -> ModelState:
+    """The state as a store keeps it once committed: one row version on."""
+    return replace(state, row_version=state.row_version + 1)
 
 
 def check_conflict(name: str, stored: Stored, expected: int | None) -> None:

@@ -1,0 +1,119 @@
+"""Connections to the state database, and what its errors mean to whoever uses the store.
+
+SQLite runs with a write-ahead log and `synchronous=FULL`: a decision that was committed may already have moved traffic, so it must survive
+a loss of power, which `NORMAL` does not promise. Transactions are begun explicitly (the driver's own habit is to begin late and
+only for some statements): a reader gets one snapshot, a writer takes the write lock at once and so can never deadlock with another.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from controller.invariants import InvariantBroken
+from controller.store.port import CorruptStoreError, StoreError
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a transaction waits for another process's write lock."""
+
+_ADVICE = {
+    "SQLITE_BUSY": "another process holds the write lock; it is tried again, but look for a backup or shell that keeps it open",
+    "SQLITE_LOCKED": "another connection holds the write lock; it is tried again",
+    "SQLITE_FULL": "the disk is full; free space on it, nothing was lost",
+    "SQLITE_IOERR": "the disk gives errors; look at the system's log and free space, nothing was written",
+    "SQLITE_READONLY": "it cannot be written; give this user write permission on the file and its folder",
+    "SQLITE_CANTOPEN": "it cannot be opened; look at the folder's existence and permissions",
+    "SQLITE_PERM": "access is denied; give this user permission on the file and its folder",
+}
+
+
+def sqlite_file(url: str) -> Path:
+    """The file that a URL such as `sqlite:////var/lib/ratchet/state.db` names.
+
+    Raises StoreError for any other kind of URL."""
+    try:
+        parsed: URL = sa.make_url(url)
+    except ArgumentError as exc:
+        raise StoreError(f"store url: {url!r} is not a database URL; give sqlite:////absolute/path/state.db") from exc
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(f"store url: {shown!r} is not supported yet; give sqlite:////absolute/path/state.db")
+    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:") or parsed.query:
+        raise StoreError(f"store url: {shown!r} names no plain file; give sqlite:////absolute/path/state.db")
+    return Path(parsed.database)
+
+
+def make_engine(file: Path) -> Engine:
+    """An engine on an SQLite file whose transactions are snapshots (`reading`) or hold the write lock (`writing`)."""
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(file)), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+    )
+    sa.event.listen(engine, "connect", _set_pragmas)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("ratchet_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine, file: Path) -> Iterator[Connection]:
+    """A transaction that sees one state of the database. Raises StoreError, CorruptStoreError."""
+    with wrapped_errors(file), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine, file: Path) -> Iterator[Connection]:
+    """A transaction that no other writer runs beside; everything in it is written at its end, or nothing.
+
+    Raises StoreError, CorruptStoreError, InvariantBroken (a constraint of the database said no)."""
+    with wrapped_errors(file), engine.execution_options(ratchet_writes=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def wrapped_errors(file: Path) -> Iterator[None]:
+    """Turn the database's errors into the port's, naming the file and what to do."""
+    try:
+        yield
+    except IntegrityError as exc:
+        raise InvariantBroken(f"{file}: the database refused it: {exc.orig}") from exc
+    except StatementError as exc:
+        raise _meaning(file, exc.orig or exc) from exc
+    except sqlite3.Error as exc:
+        raise _meaning(file, exc) from exc
+    except (SQLAlchemyError, OSError) as exc:
+        raise StoreError(f"{file}: {exc}") from exc
+
+
+def _meaning(file: Path, error: BaseException) -> StoreError:
+    code = str(getattr(error, "sqlite_errorname", ""))
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return corrupt(file, str(error))
+    # Extended codes such as SQLITE_IOERR_WRITE begin with the plain one.
+    advice = next((f": {text}" for prefix, text in _ADVICE.items() if code.startswith(prefix)), "")
+    return StoreError(f"{file}: {error}{advice}")
+
+
+def corrupt(file: Path, found: str) -> CorruptStoreError:
+    """The error for a damaged file: which, what was found, and how to get going again."""
+    return CorruptStoreError(
+        f"{file}: the database is damaged ({found}). It was left as it is. Stop the daemon, move {file.name}, {file.name}-wal and "
+        f"{file.name}-shm to another folder, and put a backup in place (upgrades leave {file.name}.before-* beside it), or save what "
+        f"can be read with: sqlite3 {file} .recover | sqlite3 recovered.db"
+    )

@@ -1,0 +1,249 @@
+"""The store on an SQL database: current rows, an append-only event table and an outbox, written in one transaction a commit.
+
+Every writing transaction reads the leadership row first, under the lock that it holds to its end (SQLite: the write lock; elsewhere
+`FOR UPDATE`). So writers run one after the other, and a leader that was replaced finds out before it writes (invariant 6).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from controller.state import Cycle, Event, ModelState, NoticeRecord, Version
+from controller.store import tables as t
+from controller.store.engine import make_engine, reading, sqlite_file, writing
+from controller.store.lease import Lease
+from controller.store.migrate import migrate, revision_of
+from controller.store.port import Commit, ConflictError, Store, StoreError
+from controller.store.rows import (
+    cycle_of,
+    cycle_values,
+    event_of,
+    event_values,
+    model_of,
+    model_values,
+    notice_of,
+    notice_values,
+    version_of,
+    version_values,
+)
+from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
+
+
+def open_store(url: str) -> SqlStore:
+    """The store at `url`, created or brought to this release's schema if need be. Raises StoreError, CorruptStoreError."""
+    migrate(url)
+    return SqlStore(url)
+
+
+class SqlStore(Store):
+    """A migrated database; `open_store` migrates first. May be shared between threads and opened by several processes."""
+
+    def __init__(self, url: str) -> None:
+        self._file: Path = sqlite_file(url)
+        if not self._file.exists():
+            raise StoreError(f"{self._file}: there is no such database; migrate it first")
+        self._where = str(self._file)
+        self._engine = make_engine(self._file)
+        with reading(self._engine, self._file) as db:
+            found = revision_of(db)
+        if found != t.REVISION:
+            raise StoreError(
+                f"{self._file}: the schema is at {found}, this release needs {t.REVISION}; migrate it first"
+            )
+
+    # leadership
+    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+        with writing(self._engine, self._file) as db:
+            lease = _lease(db).taken_by(holder, now, ttl_s)
+            if lease is None:
+                return None
+            _write_lease(db, lease)
+            return lease.epoch
+
+    def release(self, holder: str) -> None:
+        with writing(self._engine, self._file) as db:
+            _write_lease(db, _lease(db).released_by(holder))
+
+    # reading
+    def names(self) -> Sequence[str]:
+        with reading(self._engine, self._file) as db:
+            return list(db.scalars(sa.select(t.models.c.name).order_by(t.models.c.name)))
+
+    def load(self, name: str) -> ModelState | None:
+        with reading(self._engine, self._file) as db:
+            return next(iter(self._load(db, name)), None)
+
+    def load_all(self) -> Sequence[ModelState]:
+        with reading(self._engine, self._file) as db:
+            return self._load(db, None)
+
+    def _load(self, db: Connection, name: str | None) -> list[ModelState]:
+        """One model or all, in three queries."""
+        of_model = sa.select(t.models.c.name, t.models.c.document).order_by(t.models.c.name)
+        of_cycle = sa.select(t.cycles.c.model, t.cycles.c.number, t.cycles.c.document).where(
+            t.cycles.c.outcome.is_(None)
+        )
+        of_version = sa.select(t.versions.c.model, t.versions.c.number, t.versions.c.document).order_by(
+            t.versions.c.number
+        )
+        if name is not None:
+            of_model = of_model.where(t.models.c.name == name)
+            of_cycle = of_cycle.where(t.cycles.c.model == name)
+            of_version = of_version.where(t.versions.c.model == name)
+        open_cycle = {row.model: cycle_of(row, where=self._where) for row in db.execute(of_cycle)}
+        numbered: defaultdict[str, dict[int, Version]] = defaultdict(dict)
+        for row in db.execute(of_version):
+            numbered[row.model][row.number] = version_of(row, where=self._where)
+        return [
+            model_of(row, open_cycle.get(row.name), numbered[row.name], where=self._where)
+            for row in db.execute(of_model)
+        ]
+
+    def cycles(self, name: str | None = None, *, limit: int = 100) -> Sequence[Cycle]:
+        query = sa.select(t.cycles.c.model, t.cycles.c.number, t.cycles.c.document).limit(limit)
+        if name is None:
+            query = query.order_by(t.cycles.c.opened_at.desc(), t.cycles.c.model, t.cycles.c.number.desc())
+        else:
+            query = query.where(t.cycles.c.model == name).order_by(t.cycles.c.number.desc())
+        with reading(self._engine, self._file) as db:
+            return [cycle_of(row, where=self._where) for row in db.execute(query)]
+
+    def open_cycles(self) -> int:
+        with reading(self._engine, self._file) as db:
+            query = sa.select(sa.func.count()).select_from(t.cycles).where(t.cycles.c.outcome.is_(None))
+            return db.scalars(query).one()
+
+    def events(
+        self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False
+    ) -> Sequence[Event]:
+        query = sa.select(t.events).where(t.events.c.seq > after).limit(limit)
+        if name is not None:
+            query = query.where(t.events.c.model == name)
+        query = query.order_by(t.events.c.seq.desc() if newest else t.events.c.seq)
+        with reading(self._engine, self._file) as db:
+            found = [event_of(row, where=self._where) for row in db.execute(query)]
+        return found[::-1] if newest else found
+
+    # writing
+    def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
+        with writing(self._engine, self._file) as db:
+            _lease(db).check(epoch)
+            check_conflict(state.name, _stored(db, state.name), None)
+            after = stored_as(state)
+            check_invariants(Stored(), after, None)
+            db.execute(sa.insert(t.models).values(model_values(after)))
+            if after.cycle is not None:
+                db.execute(sa.insert(t.cycles).values(cycle_values(after.cycle)))
+            _write_versions(db, after)
+            _append(db, events)
+            return after
+
+    def commit(self, epoch: int, commit: Commit) -> ModelState:
+        name = commit.model.name
+        with writing(self._engine, self._file) as db:
+            _lease(db).check(epoch)
+            stored = _stored(db, name)
+            check_conflict(name, stored, commit.model.row_version)
+            check_invariants(stored, commit.model, commit.closed)
+            after = stored_as(commit.model)
+            db.execute(sa.update(t.models).where(t.models.c.name == name).values(model_values(after)))
+            if (cycle := commit.closed or after.cycle) is not None:
+                _write_cycle(db, cycle, is_new=stored.open_cycle is None)
+            _write_versions(db, after)
+            _append(db, commit.events)
+            _enqueue(db, commit.notices)
+            return after
+
+    def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
+        with writing(self._engine, self._file) as db:
+            _lease(db).check(epoch)
+            if _stored(db, name).row_version is None:
+                raise ConflictError(f"{name}: there is no such model; was it deleted?")
+            delivered = t.notices.c.delivered_at.is_not(None)
+            db.execute(sa.delete(t.notices).where(t.notices.c.model == name, delivered))
+            db.execute(sa.delete(t.cycles).where(t.cycles.c.model == name))
+            db.execute(sa.delete(t.versions).where(t.versions.c.model == name))
+            db.execute(sa.delete(t.models).where(t.models.c.name == name))
+            _append(db, events)
+
+    # outbox
+    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
+        query = sa.select(t.notices).where(t.notices.c.delivered_at.is_(None)).order_by(t.notices.c.at, t.notices.c.id)
+        with reading(self._engine, self._file) as db:
+            return [notice_of(row) for row in db.execute(query.limit(limit))]
+
+    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
+        undelivered = sa.and_(t.notices.c.key == key, t.notices.c.delivered_at.is_(None))
+        marks = {"attempts": t.notices.c.attempts + 1, "delivered_at": delivered_at}
+        with writing(self._engine, self._file) as db:
+            db.execute(sa.update(t.notices).where(undelivered).values(marks))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _lease(db: Connection) -> Lease:
+    """The leadership row, locked until the transaction ends."""
+    row = db.execute(sa.select(t.leadership).with_for_update()).one()
+    return Lease(holder=row.holder, epoch=row.epoch, expires_at=row.expires_at)
+
+
+def _write_lease(db: Connection, lease: Lease) -> None:
+    db.execute(sa.update(t.leadership).values(holder=lease.holder, epoch=lease.epoch, expires_at=lease.expires_at))
+
+
+def _stored(db: Connection, name: str) -> Stored:
+    open_number = sa.case((t.cycles.c.outcome.is_(None), t.cycles.c.number))
+    numbers = sa.select(sa.func.max(open_number), sa.func.max(t.cycles.c.number)).where(t.cycles.c.model == name)
+    open_cycle, last_cycle = db.execute(numbers).one()
+    digests = sa.select(t.versions.c.number, t.versions.c.digest).where(t.versions.c.model == name)
+    return Stored(
+        row_version=db.scalar(sa.select(t.models.c.row_version).where(t.models.c.name == name)),
+        open_cycle=open_cycle,
+        last_cycle=last_cycle or 0,
+        digests={row.number: row.digest for row in db.execute(digests)},
+    )
+
+
+def _write_cycle(db: Connection, cycle: Cycle, *, is_new: bool) -> None:
+    if is_new:
+        db.execute(sa.insert(t.cycles).values(cycle_values(cycle)))
+    else:
+        this = sa.and_(t.cycles.c.model == cycle.model, t.cycles.c.number == cycle.number)
+        db.execute(sa.update(t.cycles).where(this).values(cycle_values(cycle)))
+
+
+def _write_versions(db: Connection, state: ModelState) -> None:
+    """Insert the new and update the changed, and leave the others alone."""
+    query = sa.select(t.versions.c.number, t.versions.c.document).where(t.versions.c.model == state.name)
+    known: dict[int, str] = {row.number: row.document for row in db.execute(query)}
+    values = [version_values(version) for version in state.versions.values()]
+    if new := [row for row in values if row["number"] not in known]:
+        db.execute(sa.insert(t.versions), new)
+    for row in values:
+        if known.get(row["number"], row["document"]) != row["document"]:
+            this = sa.and_(t.versions.c.model == state.name, t.versions.c.number == row["number"])
+            db.execute(sa.update(t.versions).where(this).values(row))
+
+
+def _append(db: Connection, new: Iterable[Event]) -> None:
+    if rows := [event_values(event) for event in new]:
+        db.execute(sa.insert(t.events), rows)
+
+
+def _enqueue(db: Connection, new: Iterable[NoticeRecord]) -> None:
+    """Those whose key was never seen; the lock makes looking first safe."""
+    rows: dict[str, Any] = {}
+    for notice in new:
+        rows.setdefault(notice.key, notice_values(notice))
+    if rows:
+        seen = set(db.scalars(sa.select(t.notices.c.key).where(t.notices.c.key.in_(rows))))
+        if unseen := [row for key, row in rows.items() if key not in seen]:
+            db.execute(sa.insert(t.notices), unseen)
