@@ -2,30 +2,81 @@
 
 Only shapes and the rules inside one file live here; reading YAML and reporting errors is `policies.reading`.
 What the schema knows but the software cannot do yet is listed in `policies.support`, never ignored.
+The shapes of triggers, gates and rollouts have modules of their own and are offered here too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from policies.durations import Duration, parse_duration
-from policies.metrics import METRICS, Task
+from policies.durations import Duration, PositiveDuration, parse_duration
+from policies.fields import (
+    NAME_PATTERN,
+    Confidence,
+    Flag,
+    MetricName,
+    Name,
+    Number,
+    Parameters,
+    PositiveInt,
+    Scalar,
+    Shape,
+    Share,
+    Text,
+    Whole,
+    metric_names,
+    one_key,
+    one_or_many,
+)  # fmt: skip
+from policies.gate_shapes import (
+    AtLeastGate,
+    AtMostGate,
+    Gate,
+    LatencyGate,
+    NoWorseGate,
+    SizeGate,
+    SliceRule,
+    SlicesGate,
+)  # fmt: skip
+from policies.metrics import Task
+from policies.rollout_shapes import Rollout, RolloutStep, Step
+from policies.trigger_shapes import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    Drift,
+    DriftTrigger,
+    EstimatedPerformance,
+    EstimatedPerformanceTrigger,
+    Manual,
+    ManualTrigger,
+    Performance,
+    PerformanceTrigger,
+    Schedule,
+    ScheduleTrigger,
+    Staleness,
+    StalenessTrigger,
+    TriggerNode,
+    Volume,
+    VolumeTrigger,
+    leaves_with_ids,
+    trigger_leaves,
+)  # fmt: skip
 
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a DNS label (RFC 1123)")]
-Share = Annotated[float, Field(gt=0, le=1)]
-Confidence = Annotated[float, Field(gt=0.5, lt=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Shape(BaseModel):
-    """Base of every shape: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+__all__ = [
+    "NAME_PATTERN", "AllOf", "AnyOf", "AtLeast", "AtLeastGate", "AtMostGate", "Budget", "Confidence", "CsvSource",
+    "DataSpec", "Deploy", "Drift", "DriftTrigger", "EstimatedPerformance", "EstimatedPerformanceTrigger", "FloatRange",
+    "Gate", "IntRange", "LatencyGate", "LogNotice", "Manual", "ManualTrigger", "Metadata", "ModelPolicy", "Name",
+    "NoWorseGate", "Notice", "Objective", "Parameters", "ParquetSource", "Performance", "PerformanceTrigger",
+    "PositiveInt", "PredictionLogSource", "Rollout", "RolloutStep", "Schedule", "ScheduleTrigger", "Shape", "Share",
+    "SizeGate", "SlackNotice", "SliceRule", "SlicesGate", "Source", "Spec", "SqlSource", "Staleness",
+    "StalenessTrigger", "Step", "TrainSpec", "TriggerNode", "TuneSpec", "Volume", "VolumeTrigger", "WebhookNotice",
+    "trigger_leaves",
+]  # fmt: skip
 
 
 # ---------------------------------------------------------------- data
@@ -33,28 +84,40 @@ class CsvSource(Shape):
     """Comma-separated values (optionally gzip) with a header line."""
 
     kind: Literal["csv"]
-    path: str = Field(min_length=1)
+    """Says that this is a CSV file."""
+    path: Text
+    """The file; a relative path starts at the policy file's folder."""
 
 
 class ParquetSource(Shape):
     """One Parquet file, or a folder of them."""
 
     kind: Literal["parquet"]
-    path: str = Field(min_length=1)
+    """Says that these are Parquet files."""
+    path: Text
+    """The file or folder; a relative path starts at the policy file's folder."""
 
 
 class SqlSource(Shape):
-    """A query on a database named by SQLAlchemy URL; passwords come from the environment (`url_env`)."""
+    """A query on a database named by a SQLAlchemy URL. Exactly one of url and url_env."""
 
     kind: Literal["sql"]
+    """Says that this is a database."""
     url: str | None = None
-    url_env: str | None = Field(default=None, description="environment variable that holds the URL")
-    query: str = Field(min_length=1)
+    """For example `sqlite:///data/sales.db`; must not hold a password."""
+    url_env: str | None = None
+    """The environment variable that holds the URL, password and all."""
+    query: Text
+    """The SELECT whose rows are the data."""
 
     @model_validator(mode="after")
     def _one_url(self) -> Self:
         if (self.url is None) == (self.url_env is None):
             raise ValueError("give either url or url_env")
+        if self.url is not None and re.match(r"[^/]*://[^/@]*:[^/@]*@", self.url):
+            raise ValueError(
+                "url must not hold a password: put it into an environment variable and name that in url_env"
+            )
         return self
 
 
@@ -62,6 +125,7 @@ class PredictionLogSource(Shape):
     """What the model itself was asked and what was later reported as the label."""
 
     kind: Literal["prediction-log"]
+    """Says that the rows come from the model's own prediction log."""
 
 
 Source = Annotated[CsvSource | ParquetSource | SqlSource | PredictionLogSource, Field(discriminator="kind")]
@@ -71,22 +135,28 @@ class DataSpec(Shape):
     """Where rows come from and which columns mean what."""
 
     source: Source
-    label: str = Field(min_length=1)
-    time: str | None = Field(default=None, description="column: when the prediction is asked for")
-    label_time: str | None = Field(default=None, description="column: when the label becomes known")
-    label_delay: Duration | None = Field(default=None, description="how long after `time` a label is known")
-    id: str | None = Field(default=None, description="column that identifies a row; duplicates are an error")
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] | None = Field(default=None, description="features; default: all other columns")
-    holdout: Share | Duration = Field(
-        default=0.2, description="newest share, or time span, of the window, kept for judging"
-    )
+    """Where the rows are read."""
+    label: Text
+    """Column: what is to be predicted."""
+    time: Text | None = None
+    """Column: when the prediction is asked for."""
+    label_time: Text | None = None
+    """Column: when the label becomes known. Rows are trained on only after that."""
+    label_delay: Duration | None = None
+    """How long after `time` a label is known, where no column says so."""
+    id: Text | None = None
+    """Column that identifies a row; duplicates are an error."""
+    exclude: tuple[Text, ...] = ()
+    """Columns that are no features."""
+    include: tuple[Text, ...] | None = None
+    """The features; by default all columns but label, time, label_time, id and those excluded."""
+    holdout: Annotated[
+        Annotated[Annotated[Number, Field(gt=0, lt=1)], Tag("share")] | Annotated[PositiveDuration, Tag("span")],
+        Discriminator(lambda v: "share" if isinstance(v, int | float) else "span"),
+    ] = 0.2
+    """The newest share of the rows, or time span, that is kept from training, for judging."""
     min_rows: PositiveInt = 200
-
-    @field_validator("holdout", mode="before")
-    @classmethod
-    def _share_or_duration(cls, value: object) -> object:
-        return parse_duration(value) if isinstance(value, str) else value
+    """A cycle with fewer training rows ends as inconclusive."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -95,28 +165,49 @@ class DataSpec(Shape):
             raise ValueError("label, time, label_time and id must be different columns")
         if self.time is None and (self.label_time or self.label_delay):
             raise ValueError("label_time and label_delay need time")
+        if self.label_time and self.label_delay:
+            raise ValueError("give label_time or label_delay, not both")
         if self.include is not None and self.label in self.include:
-            raise ValueError(f"include holds the label {self.label!r}")
+            raise ValueError(f"include must not hold the label, but got {self.label!r}")
+        both = sorted(set(self.include or ()) & set(self.exclude))
+        if both:
+            raise ValueError(f"a column is included or excluded, not both, but got {', '.join(both)}")
         return self
 
 
 # ---------------------------------------------------------------- train, tune
-Parameters: TypeAlias = Mapping[str, str | int | float | bool | None]
-
-
 class TrainSpec(Shape):
     """What is fitted: a component family (or several to choose from), or the owner's own code."""
 
-    component: str | tuple[str, ...] | None = None
-    entrypoint: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    code: str | None = Field(default=None, description="folder that holds the entrypoint's module")
-    window: Duration | tuple[Duration, ...] | None = Field(
-        default=None, description="rows newer than this; several: searched"
-    )
+    component: (
+        Annotated[
+            Annotated[Text, Tag("one")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("many")],
+            Discriminator(one_or_many),
+        ]
+        | None
+    ) = None
+    """A component family such as `sklearn.hist_gradient_boosting`; of several, the search chooses."""
+    entrypoint: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    """The owner's function, `module:function`, instead of a component."""
+    code: Text | None = None
+    """Folder that holds the entrypoint's module."""
+    window: (
+        Annotated[
+            Annotated[PositiveDuration, Tag("one")]
+            | Annotated[tuple[PositiveDuration, ...], Field(min_length=1), Tag("many")],
+            Discriminator(one_or_many),
+        ]
+        | None
+    ) = None
+    """Trains on rows newer than this; by default on all. Of several, the search chooses."""
     parameters: Parameters = Field(default_factory=dict)
-    timeout: Duration = parse_duration("1h")
+    """Fixed parameters of the component or entrypoint; not searched."""
+    timeout: PositiveDuration = parse_duration("1h")
+    """Wall-clock time after which preparing, training or judging is stopped."""
     memory_mb: PositiveInt = 4096
-    seed: int = 0
+    """Megabytes that such a job may use."""
+    seed: Whole = 0
+    """Of everything random."""
 
     @model_validator(mode="after")
     def _component_or_entrypoint(self) -> Self:
@@ -124,8 +215,6 @@ class TrainSpec(Shape):
             raise ValueError("give either component or entrypoint")
         if (self.entrypoint is None) != (self.code is None):
             raise ValueError("entrypoint and code (its folder) go together")
-        if self.component == ():
-            raise ValueError("component: [] names none")
         return self
 
     @property
@@ -142,396 +231,242 @@ class TrainSpec(Shape):
 
 
 class FloatRange(Shape):
-    low: float
-    high: float
-    log: bool = False
+    """Numbers between two bounds."""
+
+    low: Number
+    """Smallest value."""
+    high: Number
+    """Largest value."""
+    log: Flag = False
+    """Whether to search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self)
+        return self
 
 
 class IntRange(Shape):
-    low: int
-    high: int
-    log: bool = False
+    """Whole numbers between two bounds."""
+
+    low: Whole
+    """Smallest value."""
+    high: Whole
+    """Largest value."""
+    log: Flag = False
+    """Whether to search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self)
+        return self
+
+
+def _check_bounds(bounds: FloatRange | IntRange) -> None:
+    if bounds.low >= bounds.high:
+        raise ValueError(f"low must be less than high, but got {bounds.low:g} and {bounds.high:g}")
+    if bounds.log and bounds.low <= 0:
+        raise ValueError(f"log: true needs low above 0, but got {bounds.low:g}")
+
+
+def _space_tag(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "choices"
+    bounds = [value.get("low"), value.get("high")] if isinstance(value, Mapping) else [value]
+    return "whole" if isinstance(value, IntRange) or all(type(b) is int for b in bounds) else "number"
+
+
+SearchSpace = Annotated[
+    Annotated[IntRange, Tag("whole")]
+    | Annotated[FloatRange, Tag("number")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=1), Tag("choices")],
+    Discriminator(_space_tag),
+]
 
 
 class TuneSpec(Shape):
     """The search. `trials: 0` keeps the component's defaults (and the champion's parameters, when there are any)."""
 
-    trials: Annotated[int, Field(ge=0, le=100_000)] = 20
-    timeout: Duration = parse_duration("10m")
-    parallel: Annotated[int, Field(ge=1, le=64)] = 1
-    compute: Duration | None = Field(default=None, description="CPU time of all trials together")
+    trials: Annotated[Whole, Field(ge=0, le=100_000)] = 20
+    """How many sets of parameters to try, at most."""
+    timeout: PositiveDuration = parse_duration("10m")
+    """Wall-clock time of the whole search."""
+    parallel: Annotated[Whole, Field(ge=1, le=64)] = 1
+    """Trials at the same time, each in a process of its own."""
+    compute: PositiveDuration | None = None
+    """CPU time of all trials together; by default not limited."""
     memory_mb: PositiveInt = 4096
-    space: Mapping[str, IntRange | FloatRange | tuple[str | int | float | bool, ...]] = Field(
-        default_factory=dict, description="replaces the component's own space, parameter by parameter"
-    )
+    """Megabytes that the search may use."""
+    space: Mapping[str, SearchSpace] = Field(default_factory=dict)
+    """Replaces the component's own space, parameter by parameter: `{low, high, log}` or a list of choices."""
 
 
 class Objective(Shape):
-    metric: str
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What good means."""
+
+    metric: MetricName
+    """What the search improves and the dashboard shows."""
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     """Probability from which a binary prediction counts as positive."""
 
 
-# ---------------------------------------------------------------- triggers
-class Performance(Shape):
-    """Score of the champion on recent matured labels."""
-
-    metric: str
-    below: float | None = None
-    above: float | None = Field(default=None, description="for errors, where more is worse")
-    drop: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="worse than when promoted, by this much"
-    )
-    for_: Duration = Field(default=parse_duration("0s"), alias="for")
-    window: Duration = parse_duration("1d")
-    min_rows: PositiveInt = 100
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Self:
-        if sum(v is not None for v in (self.below, self.above, self.drop)) != 1:
-            raise ValueError("give exactly one of below, above, drop")
-        return self
-
-
-class Drift(Shape):
-    """Share of features whose distribution moved away from the training rows."""
-
-    share: Share = 0.5
-    window: Duration = parse_duration("1d")
-    for_: PositiveInt = Field(default=1, alias="for", description="consecutive windows")
-    min_rows: PositiveInt = 100
-
-
-class EstimatedPerformance(Shape):
-    """Score estimated from calibrated confidences, before labels are in (CBPE)."""
-
-    drop: Annotated[float, Field(gt=0)]
-    metric: str | None = None
-    window: Duration = parse_duration("1d")
-
-
-class Schedule(Shape):
-    """A cron expression, UTC."""
-
-    cron: str
-
-
-class Staleness(Shape):
-    """Age of the newest training row of the champion."""
-
-    age: Duration
-
-
-class Volume(Shape):
-    labelled_rows: PositiveInt
-
-
-class Manual(Shape):
-    """Fires only on `ratchet trigger`."""
-
-
-class AllOf(Shape):
-    all: tuple[TriggerNode, ...] = Field(min_length=1)
-
-
-class AnyOf(Shape):
-    any: tuple[TriggerNode, ...] = Field(min_length=1)
-
-
-class AtLeast(Shape):
-    at_least: PositiveInt
-    of: tuple[TriggerNode, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.at_least > len(self.of):
-            raise ValueError(f"at_least: {self.at_least} of only {len(self.of)} triggers can never fire")
-        return self
-
-
-class PerformanceTrigger(Shape):
-    performance: Performance
-
-
-class DriftTrigger(Shape):
-    drift: Drift
-
-
-class EstimatedPerformanceTrigger(Shape):
-    estimated_performance: EstimatedPerformance
-
-
-class ScheduleTrigger(Shape):
-    schedule: Annotated[Schedule, BeforeValidator(lambda v: {"cron": v} if isinstance(v, str) else v)]
-
-
-class StalenessTrigger(Shape):
-    staleness: Annotated[Staleness, BeforeValidator(lambda v: {"age": v} if isinstance(v, str) else v)]
-
-
-class VolumeTrigger(Shape):
-    volume: Volume
-
-
-class ManualTrigger(Shape):
-    manual: Annotated[Manual, BeforeValidator(lambda v: {} if v is None or v is True else v)] = Manual()
-
-
-_TRIGGER_KEYS = (
-    "any", "all", "at_least", "performance", "drift", "estimated_performance", "schedule", "staleness", "volume",
-    "manual",
-)  # fmt: skip
-
-
-def _trigger_tag(value: Any) -> str | None:
-    """The key that says which trigger a node is. A node is one mapping with one such key."""
-    keys = set(value) if isinstance(value, Mapping) else set(type(value).model_fields)
-    return next((k for k in _TRIGGER_KEYS if k in keys), None)
-
-
-TriggerNode = Annotated[
-    Annotated[AnyOf, Tag("any")]
-    | Annotated[AllOf, Tag("all")]
-    | Annotated[AtLeast, Tag("at_least")]
-    | Annotated[PerformanceTrigger, Tag("performance")]
-    | Annotated[DriftTrigger, Tag("drift")]
-    | Annotated[EstimatedPerformanceTrigger, Tag("estimated_performance")]
-    | Annotated[ScheduleTrigger, Tag("schedule")]
-    | Annotated[StalenessTrigger, Tag("staleness")]
-    | Annotated[VolumeTrigger, Tag("volume")]
-    | Annotated[ManualTrigger, Tag("manual")],
-    Discriminator(
-        _trigger_tag,
-        custom_error_type="trigger_unknown",
-        custom_error_message="a trigger is a mapping with one of the keys " + ", ".join(_TRIGGER_KEYS),
-    ),
-]
-
-
-# ---------------------------------------------------------------- gates
-class AtLeastGate(Shape):
-    metric: str
-    at_least: float
-    min_rows: PositiveInt = 100
-
-
-class AtMostGate(Shape):
-    metric: str
-    at_most: float
-    min_rows: PositiveInt = 100
-
-
-class NoWorseGate(Shape):
-    metric: str
-    no_worse_than_champion: Annotated[float, Field(ge=0)] = Field(description="margin, in the metric's unit")
-    confidence: Confidence = 0.95
-    min_rows: PositiveInt = 100
-
-
-class SliceRule(Shape):
-    by: tuple[str, ...] = Field(min_length=1)
-    metric: str
-    no_worse_than_champion: Annotated[float, Field(ge=0)]
-    confidence: Confidence = 0.95
-    min_rows: PositiveInt = 100
-
-
-class SlicesGate(Shape):
-    slices: SliceRule
-
-
-class LatencyGate(Shape):
-    latency_ms_p95_max: Annotated[float, Field(gt=0)]
-
-
-class SizeGate(Shape):
-    size_mb_max: Annotated[float, Field(gt=0)]
-
-
-_GATE_KEYS = ("at_least", "at_most", "no_worse_than_champion", "slices", "latency_ms_p95_max", "size_mb_max")
-
-
-def _gate_tag(value: Any) -> str | None:
-    keys = set(value) if isinstance(value, Mapping) else set(type(value).model_fields)
-    return next((k for k in _GATE_KEYS if k in keys), None)
-
-
-Gate = Annotated[
-    Annotated[AtLeastGate, Tag("at_least")]
-    | Annotated[AtMostGate, Tag("at_most")]
-    | Annotated[NoWorseGate, Tag("no_worse_than_champion")]
-    | Annotated[SlicesGate, Tag("slices")]
-    | Annotated[LatencyGate, Tag("latency_ms_p95_max")]
-    | Annotated[SizeGate, Tag("size_mb_max")],
-    Discriminator(
-        _gate_tag,
-        custom_error_type="gate_unknown",
-        custom_error_message="a gate is a mapping with one of the keys " + ", ".join(_GATE_KEYS),
-    ),
-]
-
-
-# ---------------------------------------------------------------- rollout, deploy, notify
-class Step(Shape):
-    """One step of a rollout: mirrored traffic (`shadow`) or a weight in percent, held for a time."""
-
-    shadow: bool = False
-    weight: Annotated[float, Field(ge=0, le=100)] = 0
-    hold: Duration = parse_duration("0s")
-
-    @property
-    def label(self) -> str:
-        return "shadow" if self.shadow else f"{self.weight:g}%"
-
-
-def _step(value: object) -> object:
-    """`shadow: 10m`, `5%: 10m` and a bare `100%` as the owner writes them."""
-    if isinstance(value, str):
-        value = {value: "0s"}
-    if not isinstance(value, Mapping) or "hold" in value:
-        return value
-    if len(value) != 1:
-        raise ValueError(f"a step is one of shadow: TIME or N%: TIME, but got {dict(value)!r}")
-    ((key, hold),) = value.items()
-    if key == "shadow":
-        return {"shadow": True, "hold": hold}
-    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%", str(key)):
-        return {"weight": float(match[1]), "hold": hold}
-    raise ValueError(f"a step is one of shadow: TIME or N%: TIME, but got {key!r}")
-
-
-RolloutStep = Annotated[Step, BeforeValidator(_step)]
-
-
-class Rollout(Shape):
-    steps: tuple[RolloutStep, ...] = Field(
-        default=(
-            Step(shadow=True, hold=parse_duration("10m")), Step(weight=5, hold=parse_duration("10m")),
-            Step(weight=25, hold=parse_duration("30m")), Step(weight=100),
-        ),
-        min_length=1,
-    )  # fmt: skip
-    bake: Duration = parse_duration("24h")
-    margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.02, description="how much worse, in error rate (regression: in scaled absolute error), is worse"
-    )
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(default=0.05, description="false rollbacks, at most")
-    max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.02
-    deadline: Duration = Field(default=parse_duration("7d"), description="unfinished by then: champion stays")
-
-    @model_validator(mode="after")
-    def _steps_rise(self) -> Self:
-        weights = [s.weight for s in self.steps if not s.shadow]
-        if any(s.shadow for s in self.steps[1:]):
-            raise ValueError("shadow can only be the first step")
-        if not weights or weights[-1] != 100:
-            raise ValueError("the last step must be 100%")
-        if weights != sorted(set(weights)) or weights[0] <= 0:
-            raise ValueError(f"weights must rise from step to step but got {weights}")
-        return self
-
-
+# ---------------------------------------------------------------- budget, deploy, notify
 class Budget(Shape):
+    """How much retraining may happen by itself."""
+
     cycles: PositiveInt = 3
-    per: Duration = parse_duration("7d")
-    compute: Duration | None = None
+    """Cycles that triggers may open in a period."""
+    per: PositiveDuration = parse_duration("7d")
+    """The period."""
+    compute: PositiveDuration | None = None
+    """Computing time of the cycles in a period; by default not limited."""
 
 
 class Deploy(Shape):
+    """Where versions serve."""
+
     target: Literal["local", "docker", "kubernetes"] = "local"
-    replicas: Annotated[int, Field(ge=1, le=256)] = 1
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    base_image: str | None = None
+    """Processes on this machine, containers, or a cluster."""
+    replicas: Annotated[Whole, Field(ge=1, le=256)] = 1
+    """Serving processes (or containers) a version."""
+    workers: Annotated[Whole, Field(ge=1, le=64)] = 1
+    """Forked workers a replica; they share the model's memory."""
+    base_image: Text | None = None
+    """Image under the serving and model layers; by default none."""
 
 
 class SlackNotice(Shape):
-    slack: str
+    """Tells a Slack channel."""
+
+    slack: Text
+    """The channel, such as `"#ops-models"` (in quotes, because of the #)."""
 
 
 class WebhookNotice(Shape):
-    webhook: str
+    """Tells an HTTP endpoint."""
+
+    webhook: Text
+    """The URL that gets a JSON POST."""
 
 
 class LogNotice(Shape):
+    """Tells the daemon's log."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["log"]})
+
     log: Literal["info", "warning"] = "info"
+    """The level."""
 
 
-Notice = SlackNotice | WebhookNotice | LogNotice
+NOTICE_KEYS = ("slack", "webhook", "log")
+Notice = Annotated[
+    Annotated[SlackNotice, Tag("slack")] | Annotated[WebhookNotice, Tag("webhook")] | Annotated[LogNotice, Tag("log")],
+    Discriminator(
+        lambda v: one_key(v, NOTICE_KEYS),
+        custom_error_type="notice_unknown",
+        custom_error_message="a notice is a mapping with one of the keys " + ", ".join(NOTICE_KEYS),
+        custom_error_context={"choices": list(NOTICE_KEYS)},
+    ),
+]
 
 
 # ---------------------------------------------------------------- the whole
 class Metadata(Shape):
+    """Who the model is."""
+
     name: Name
+    """The model's name, unique: a DNS label (RFC 1123), since it becomes part of addresses."""
     labels: Mapping[str, str] = Field(default_factory=dict)
+    """For selecting models, such as `team: ops`."""
     annotations: Mapping[str, str] = Field(default_factory=dict)
+    """For people and tools; not interpreted."""
 
 
 class Spec(Shape):
+    """What the owner of a model asks for."""
+
     task: Task
+    """What kind of prediction it makes."""
     data: DataSpec
+    """Where rows come from and which columns mean what."""
     train: TrainSpec
+    """What is fitted."""
     tune: TuneSpec = TuneSpec()
+    """The search for parameters."""
     objective: Objective
+    """What good means."""
     triggers: TriggerNode = ManualTrigger()
+    """When a cycle opens by itself; by default never."""
     cooldown: Duration = parse_duration("12h")
+    """Time after a cycle in which triggers open no other."""
     budget: Budget = Budget()
+    """How much retraining may happen by itself."""
     gates: tuple[Gate, ...] = ()
+    """What a challenger must pass before it may serve; all of them."""
     approval: Literal["automatic", "required"] = "automatic"
-    approval_timeout: Duration = parse_duration("7d")
+    """Whether a person must approve a challenger that passed its gates."""
+    approval_timeout: PositiveDuration = parse_duration("7d")
+    """A cycle not approved by then ends as inconclusive."""
     rollout: Rollout = Rollout()
+    """How traffic moves to a challenger, and when it is taken back."""
     deploy: Deploy = Deploy()
+    """Where versions serve."""
     notify: tuple[Notice, ...] = ()
+    """Who is told."""
 
     @model_validator(mode="after")
     def _metrics_fit_task(self) -> Self:
-        for path, name in _metric_names(self):
-            metric = METRICS.get(name)
-            if metric is None or self.task not in metric.tasks:
-                fitting = sorted(m.name for m in METRICS.values() if self.task in m.tasks)
-                raise ValueError(f"{path}: {name!r} is no metric for {self.task}; there are {', '.join(fitting)}")
+        fitting = metric_names(self.task)
+        wrong = [f"{path}: {name!r}" for path, name in _metrics_named(self) if name not in fitting]
+        if wrong:
+            raise ValueError(f"must be metrics for {self.task}: {', '.join(fitting)}, but got {', '.join(wrong)}")
+        return self
+
+    @model_validator(mode="after")
+    def _time_is_known(self) -> Self:
+        if self.data.time is not None or isinstance(self.data.source, PredictionLogSource):
+            return self
+        needing = ["train.window"] if self.train.windows else []
+        needing += ["data.holdout as a time span"] if not isinstance(self.data.holdout, float) else []
+        if needing:
+            raise ValueError(f"data.time must name a column, since {' and '.join(needing)} needs it")
         return self
 
 
-def _metric_names(spec: Spec) -> list[tuple[str, str]]:
+def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
+    """Every metric that the policy names, with its place."""
     found = [("objective.metric", spec.objective.metric)]
     for i, gate in enumerate(spec.gates):
-        rule = gate.slices if isinstance(gate, SlicesGate) else gate
-        if not isinstance(rule, LatencyGate | SizeGate):
-            found.append((f"gates[{i}]", rule.metric))
-    for node in trigger_leaves(spec.triggers):
-        if isinstance(node, PerformanceTrigger):
-            found.append(("triggers.performance", node.performance.metric))
-        if isinstance(node, EstimatedPerformanceTrigger) and node.estimated_performance.metric:
-            found.append(("triggers.estimated_performance", node.estimated_performance.metric))
+        match gate:
+            case SlicesGate():
+                found.append((f"gates[{i}].slices.metric", gate.slices.metric))
+            case AtLeastGate() | AtMostGate() | NoWorseGate():
+                found.append((f"gates[{i}].metric", gate.metric))
+    for place, leaf in leaves_with_ids(spec.triggers):
+        match leaf:
+            case PerformanceTrigger():
+                found.append((f"triggers.{place}.metric", leaf.performance.metric))
+            case EstimatedPerformanceTrigger() if leaf.estimated_performance.metric is not None:
+                found.append((f"triggers.{place}.metric", leaf.estimated_performance.metric))
     return found
-
-
-def trigger_leaves(node: TriggerNode) -> list[Any]:
-    """All leaves of a trigger tree, in the order in which they are written."""
-    match node:
-        case AnyOf():
-            children = node.any
-        case AllOf():
-            children = node.all
-        case AtLeast():
-            children = node.of
-        case _:
-            return [node]
-    return [leaf for child in children for leaf in trigger_leaves(child)]
 
 
 class ModelPolicy(Shape):
     """One model's policy."""
 
     apiVersion: Literal["ratchet.dev/v1"]  # noqa: N815 - Kubernetes' spelling
+    """Version of this format."""
     kind: Literal["ModelPolicy"]
+    """What the file is."""
     metadata: Metadata
+    """Who the model is."""
     spec: Spec
+    """What its owner asks for."""
 
     @property
     def name(self) -> str:
         return self.metadata.name
 
 
-for _model in (AllOf, AnyOf, AtLeast, Spec, ModelPolicy):
+for _model in (Spec, ModelPolicy):
     _model.model_rebuild()

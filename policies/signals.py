@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from policies.durations import format_duration
+from policies.durations import spell_duration
 
 
 class SignalKind(StrEnum):
@@ -26,7 +26,10 @@ class SignalKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalQuery:
-    """What to measure. Equal queries have equal keys."""
+    """What to measure. Equal queries have equal keys.
+
+    Whoever answers also applies `min_rows`: with fewer rows the signal is unknown.
+    """
 
     kind: SignalKind
     metric: str | None = None
@@ -36,7 +39,7 @@ class SignalQuery:
     @property
     def key(self) -> str:
         """For example `performance:precision:1d:100`."""
-        parts = [self.kind.value, self.metric, format_duration(self.window) if self.window else None]
+        parts = [self.kind.value, self.metric, spell_duration(self.window) if self.window else None]
         return ":".join([p for p in parts if p] + ([str(self.min_rows)] if self.min_rows else []))
 
 

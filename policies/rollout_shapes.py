@@ -1,0 +1,108 @@
+"""The shape of a rollout: how traffic moves to a challenger that passed its gates, and how long it is watched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from policies.durations import PATTERN, Duration, PositiveDuration, parse_duration
+from policies.fields import Flag, Number, Shape, Whole
+
+
+class Step(Shape):
+    """One step of a rollout: mirrored traffic (`shadow`) or a weight in percent, held for a time."""
+
+    shadow: Flag = False
+    """Whether the challenger gets a copy of the traffic, and its answers are thrown away."""
+    weight: Annotated[Number, Field(ge=0, le=100)] = 0
+    """Percent of live traffic that the challenger answers."""
+    hold: Duration = parse_duration("0s")
+    """How long, at least, the step lasts."""
+
+    @property
+    def label(self) -> str:
+        return "shadow" if self.shadow else f"{self.weight:g}%"
+
+
+STEP_RULE = "a step is shadow: TIME or N%: TIME, such as 5%: 10m"
+_STEP_KEY = r"(?:shadow|[0-9]+(?:\.[0-9]+)?%)"
+_STEP_JSON_SCHEMA: dict[str, Any] = {
+    "description": "`shadow: 10m`, `5%: 10m`, or `100%` alone",
+    "anyOf": [
+        {"type": "string", "pattern": f"^{_STEP_KEY}$"},
+        {
+            "type": "object",
+            "patternProperties": {f"^{_STEP_KEY}$": {"type": "string", "pattern": PATTERN}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        },
+        {
+            "type": "object",
+            "properties": {
+                "shadow": {"type": "boolean"},
+                "weight": {"type": "number", "minimum": 0, "maximum": 100},
+                "hold": {"type": "string", "pattern": PATTERN},
+            },
+            "required": ["hold"],
+            "additionalProperties": False,
+        },
+    ],
+}
+
+
+def _step(value: object) -> object:
+    """`shadow: 10m`, `5%: 10m` and a bare `100%` as the owner writes them."""
+    if isinstance(value, str):
+        value = {value: "0s"}
+    if not isinstance(value, Mapping) or "hold" in value:
+        return value
+    if len(value) != 1:
+        raise ValueError(f"{STEP_RULE}, but got {dict(value)!r}")
+    ((key, hold),) = value.items()
+    if not re.fullmatch(_STEP_KEY, str(key)):
+        raise ValueError(f"{STEP_RULE}, but got {key!r}")
+    return {"shadow": True, "hold": hold} if key == "shadow" else {"weight": float(str(key)[:-1]), "hold": hold}
+
+
+RolloutStep = Annotated[Step, BeforeValidator(_step), WithJsonSchema(_STEP_JSON_SCHEMA)]
+
+
+class Rollout(Shape):
+    """How traffic moves to a challenger, and when it is taken back."""
+
+    steps: tuple[RolloutStep, ...] = Field(
+        default=(
+            Step(shadow=True, hold=parse_duration("10m")), Step(weight=5, hold=parse_duration("10m")),
+            Step(weight=25, hold=parse_duration("30m")), Step(weight=100),
+        ),
+        min_length=1,
+    )  # fmt: skip
+    """One after the other: `shadow: TIME` first if at all, then rising weights, `100%` last."""
+    bake: Duration = parse_duration("24h")
+    """How long the new champion is watched, ready to be rolled back."""
+    margin: Annotated[Number, Field(ge=0, le=1)] = 0.02
+    """How much worse is worse: in error rate (regression: in scaled absolute error)."""
+    alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
+    """The share of good challengers that may be rolled back by chance, at most."""
+    max_error_share: Annotated[Number, Field(ge=0, le=1)] = 0.02
+    """Share of requests that may fail before the challenger is taken back."""
+    deadline: PositiveDuration = parse_duration("7d")
+    """A rollout unfinished by then ends: the champion stays."""
+    min_labelled_rows: Annotated[Whole, Field(ge=0)] = 50
+    """Answers of challenger and champion each, with matured labels, before more traffic moves."""
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        weights = [s.weight for s in self.steps if not s.shadow]
+        if any(s.shadow for s in self.steps[1:]):
+            raise ValueError("shadow can only be the first step")
+        if not weights or weights[-1] != 100:
+            raise ValueError("the last step must be 100%")
+        if weights != sorted(set(weights)) or weights[0] <= 0:
+            written = ", ".join(f"{w:g}%" for w in weights)
+            raise ValueError(f"weights must rise from step to step, but got {written}")
+        return self

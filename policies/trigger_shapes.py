@@ -1,0 +1,249 @@
+"""The shapes of triggers: leaves that look at signals or at the clock, and `any`, `all`, `at_least` over them.
+
+What they mean is in `policies.triggers`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from policies.cron import parse_cron
+from policies.durations import Duration, PositiveDuration, parse_duration
+from policies.fields import MetricName, Number, PositiveInt, Shape, Share, check_direction, one_key
+
+_PositiveNumber = Annotated[Number, Field(gt=0)]
+
+
+class Performance(Shape):
+    """Score of the champion on recent rows whose labels have matured. Exactly one of below, above and drop."""
+
+    metric: MetricName
+    """What is scored."""
+    below: Number | None = None
+    """Fires when the score is lower than this; for metrics where higher is better."""
+    above: Number | None = None
+    """Fires when the score is higher than this; for errors and losses."""
+    drop: _PositiveNumber | None = None
+    """Fires when the score is worse, by at least this much, than the one with which the champion was promoted."""
+    for_: Duration = Field(default=parse_duration("0s"), alias="for")
+    """How long the condition must hold without a break before it fires."""
+    window: PositiveDuration = parse_duration("1d")
+    """Span of the newest matured rows that are scored."""
+    min_rows: PositiveInt = 100
+    """With fewer rows the score is unknown, and the trigger neither fires nor is quiet."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if sum(v is not None for v in (self.below, self.above, self.drop)) != 1:
+            raise ValueError("give exactly one of below, above, drop")
+        if self.below is not None:
+            check_direction(self.metric, "below", higher_is_better=True, use="above")
+        if self.above is not None:
+            check_direction(self.metric, "above", higher_is_better=False, use="below")
+        return self
+
+
+class Drift(Shape):
+    """Share of features whose distribution has moved away from the champion's training rows."""
+
+    share: Share = 0.5
+    """Fires when at least this share of the features has drifted."""
+    window: PositiveDuration = parse_duration("1d")
+    """Span of the rows that are compared with the training rows."""
+    for_: PositiveInt = Field(default=1, alias="for")
+    """In how many windows, one after the other and not overlapping, before it fires."""
+    min_rows: PositiveInt = 100
+    """With fewer rows in the window the share is unknown."""
+
+
+class EstimatedPerformance(Shape):
+    """Score estimated from calibrated confidences, before labels are in (CBPE)."""
+
+    drop: _PositiveNumber
+    """Fires when the estimate is worse, by at least this much, than the score at promotion."""
+    metric: MetricName | None = None
+    """What is estimated; by default the objective's metric."""
+    window: PositiveDuration = parse_duration("1d")
+    """Span of the newest predictions that are used."""
+
+
+def _real_cron(expression: str) -> str:
+    parse_cron(expression)
+    return expression
+
+
+class Schedule(Shape):
+    """A cron expression, in UTC. `schedule: "0 4 * * 1"` is short for `schedule: {cron: "0 4 * * 1"}`."""
+
+    cron: Annotated[str, AfterValidator(_real_cron)]
+    """Minute, hour, day of month, month, day of week (0 and 7 are Sunday)."""
+
+
+class Staleness(Shape):
+    """Age of the champion's newest training row. `staleness: 30d` is short for `staleness: {age: 30d}`."""
+
+    age: PositiveDuration
+    """Fires when neither newer rows were trained on nor a cycle was closed for this long."""
+
+
+class Volume(Shape):
+    """Labelled rows that have matured since the champion was trained."""
+
+    labelled_rows: PositiveInt
+    """Fires when there are at least this many."""
+
+
+class Manual(Shape):
+    """Fires only on `ratchet trigger`. `manual:` needs no value."""
+
+
+class AllOf(Shape):
+    """Fires while all of its triggers fire."""
+
+    all: tuple[TriggerNode, ...] = Field(min_length=1)
+    """The triggers."""
+
+
+class AnyOf(Shape):
+    """Fires while at least one of its triggers fires."""
+
+    any: tuple[TriggerNode, ...] = Field(min_length=1)
+    """The triggers."""
+
+
+class AtLeast(Shape):
+    """Fires while at least so many of its triggers fire."""
+
+    at_least: PositiveInt
+    """How many."""
+    of: tuple[TriggerNode, ...] = Field(min_length=1)
+    """The triggers."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.at_least > len(self.of):
+            raise ValueError(f"at_least: {self.at_least} of only {len(self.of)} triggers can never fire")
+        return self
+
+
+class PerformanceTrigger(Shape):
+    """Fires when the champion's measured score is bad."""
+
+    performance: Performance
+    """Which score, and when it is bad."""
+
+
+class DriftTrigger(Shape):
+    """Fires when the data have changed."""
+
+    drift: Drift
+    """How many features, over which windows."""
+
+
+class EstimatedPerformanceTrigger(Shape):
+    """Fires when the champion's estimated score is bad."""
+
+    estimated_performance: EstimatedPerformance
+    """Which score, and when it is bad."""
+
+
+def _short(key: str) -> Any:
+    """Reads a bare text as the mapping that it is short for."""
+    return BeforeValidator(lambda v: {key: v} if isinstance(v, str) else v)
+
+
+class ScheduleTrigger(Shape):
+    """Fires at set times."""
+
+    schedule: Annotated[Schedule, _short("cron")]
+    """When: a cron expression, in UTC."""
+
+
+class StalenessTrigger(Shape):
+    """Fires when the champion has grown old."""
+
+    staleness: Annotated[Staleness, _short("age")]
+    """How old: a duration."""
+
+
+class VolumeTrigger(Shape):
+    """Fires when enough new labels are in."""
+
+    volume: Volume
+    """How many."""
+
+
+class ManualTrigger(Shape):
+    """Never fires by itself."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["manual"]})
+
+    manual: Annotated[Manual, BeforeValidator(lambda v: {} if v is None or v is True else v)] = Manual()
+    """Nothing to say."""
+
+
+TRIGGER_KEYS = (
+    "any", "all", "at_least", "performance", "drift", "estimated_performance", "schedule", "staleness", "volume",
+    "manual",
+)  # fmt: skip
+
+
+def _trigger_tag(value: Any) -> str | None:
+    """The key that says which trigger a node is. A node is one mapping with one such key."""
+    return one_key(value, TRIGGER_KEYS)
+
+
+TriggerNode = Annotated[
+    Annotated[AnyOf, Tag("any")]
+    | Annotated[AllOf, Tag("all")]
+    | Annotated[AtLeast, Tag("at_least")]
+    | Annotated[PerformanceTrigger, Tag("performance")]
+    | Annotated[DriftTrigger, Tag("drift")]
+    | Annotated[EstimatedPerformanceTrigger, Tag("estimated_performance")]
+    | Annotated[ScheduleTrigger, Tag("schedule")]
+    | Annotated[StalenessTrigger, Tag("staleness")]
+    | Annotated[VolumeTrigger, Tag("volume")]
+    | Annotated[ManualTrigger, Tag("manual")],
+    Discriminator(
+        _trigger_tag,
+        custom_error_type="trigger_unknown",
+        custom_error_message="a trigger is a mapping with one of the keys " + ", ".join(TRIGGER_KEYS),
+        custom_error_context={"choices": list(TRIGGER_KEYS)},
+    ),
+]
+
+for _model in (AllOf, AnyOf, AtLeast):
+    _model.model_rebuild()
+
+
+def children(node: TriggerNode) -> tuple[tuple[str, TriggerNode], ...]:
+    """Of `any`, `all` and `at_least`: their triggers, each with its place, such as `any[0]`. Leaves have none."""
+    match node:
+        case AnyOf():
+            return tuple((f"any[{i}]", child) for i, child in enumerate(node.any))
+        case AllOf():
+            return tuple((f"all[{i}]", child) for i, child in enumerate(node.all))
+        case AtLeast():
+            return tuple((f"of[{i}]", child) for i, child in enumerate(node.of))
+        case _:
+            return ()
+
+
+def leaves_with_ids(node: TriggerNode, place: str = "") -> list[tuple[str, Any]]:
+    """All leaves of a trigger tree, in the order in which they are written, each with its id: `any[0].performance`."""
+    below = children(node)
+    if not below:
+        return [(f"{place}.{leaf_kind(node)}".lstrip("."), node)]
+    return [leaf for step, child in below for leaf in leaves_with_ids(child, f"{place}.{step}".lstrip("."))]
+
+
+def leaf_kind(node: TriggerNode) -> str:
+    """The key that the leaf is written with, such as `performance`."""
+    return next(iter(type(node).model_fields))
+
+
+def trigger_leaves(node: TriggerNode) -> list[Any]:
+    """All leaves of a trigger tree, in the order in which they are written."""
+    return [leaf for _, leaf in leaves_with_ids(node)]
