@@ -20,6 +20,8 @@ from typing import IO, cast
 from deployers.oci import CHUNK, ImageCorrupt, ImageRefused, fsync_folder
 
 _SKIPPED_FOLDERS = frozenset({"__pycache__"})
+_WHITEOUT = ".wh."
+"""Prefix by which a layer deletes a file of those below it (image-spec, layer)."""
 _SKIPPED_SUFFIXES = (".pyc", ".pyo")
 
 
@@ -59,6 +61,10 @@ def _members(source: Path) -> Iterator[Path]:
             entry.name.encode()
         except UnicodeEncodeError as error:
             raise ImageRefused(f"{path!r}: the name is not UTF-8; rename it") from error
+        if entry.name.startswith(_WHITEOUT):
+            raise ImageRefused(
+                f"{path}: in an image a name with {_WHITEOUT} is a whiteout, which deletes a file; rename it"
+            )
         if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
             raise ImageRefused(
                 f"{path} is a link or no plain file; an image holds plain files and folders only: copy it"
@@ -144,10 +150,12 @@ def _checked_name(member: tarfile.TarInfo, top: str, limits: UnpackLimits, layer
         )
     if parts[0] != top:
         raise ImageRefused(f"layer {layer}: {member.name!r} is not under {top}/; nothing was unpacked")
-    if any(part.startswith(".wh.") for part in parts):
+    if any(part.startswith(_WHITEOUT) for part in parts):
         raise ImageRefused(f"layer {layer}: {member.name!r} deletes files of a layer below, which {top}/ must not do")
-    if len(parts) > limits.depth_max:
-        raise ImageRefused(f"layer {layer}: {member.name[:80]!r}… is deeper than {limits.depth_max} folders")
+    if len(parts) > limits.depth_max or max(len(os.fsencode(part)) for part in parts) > 255:
+        raise ImageRefused(
+            f"layer {layer}: {member.name[:80]!r}… is deeper than {limits.depth_max} folders or has a name over 255 bytes"
+        )
     if not (member.isdir() or member.isreg()) or member.issparse():
         raise ImageRefused(f"layer {layer}: {member.name!r} is a link, device or sparse file; nothing was unpacked")
     if member.size > limits.bytes_max or (member.isdir() and member.size):
