@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pipelines.data.labels import label_key
 from pipelines.data.prediction_log import feature_columns, read_labelled
 from pipelines.jobs.port import PermanentJobError, RetryableJobError
 from policies.schema import CsvSource, DataSpec, ParquetSource, PredictionLogSource, SqlSource
@@ -127,12 +128,24 @@ class PredictionLog:
                 f"data.source: the prediction log {self.log_dir} holds no rows; train the first version from another source"
             )
         frame = feature_columns(rows)
-        frame[self.spec.label] = rows["label"]
+        frame[self.spec.label] = _of_one_type(rows["label"])
         # A policy may name a logged feature as its time or id; what the log itself knows stands in where it does not.
         for column, own in ((self.spec.time, "at"), (self.spec.label_time, "label_at"), (self.spec.id, "id")):
             if column is not None and column not in frame:
                 frame[column] = rows[own]
         return frame
+
+
+def _of_one_type(labels: pd.Series) -> pd.Series:
+    """Labels as reported by clients, which may mix `1`, `1.0` and `"1"`: as they are if of one type, else numbers, else text."""
+    import pandas as pd
+
+    types = {type(value) for value in labels if value is not None}
+    if len(types) <= 1:
+        return labels.infer_objects()
+    if types <= {bool, int, float}:
+        return pd.to_numeric(labels.map(float, na_action="ignore"))
+    return labels.map(label_key, na_action="ignore")
 
 
 def with_log_columns(spec: DataSpec) -> DataSpec:
