@@ -1,0 +1,220 @@
+"""The paired bootstrap for metrics that are no mean over rows: areas, ratios of counts, roots of sums.
+
+Rows are drawn with replacement, the same draw for champion and challenger, and the difference of the metric is computed anew for each
+draw. A draw is a vector of *counts* (how often each row came up), so that one sort serves all draws, and rows that a metric cannot tell
+apart are one *cell* with one count: a few dozen cells stand for any number of rows when only decisions count.
+
+Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapters 6 and 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.scores import decide, encode
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Statistic: TypeAlias = Callable[[Floats], Floats]
+"""Counts of m cells in b draws, (b, m) -> the metric in each draw, (b,); nan where it is undefined."""
+
+DRAWS = 2_000
+"""Draws of a comparison. The 5 % point of 2,000 draws has a standard error of half a percent point of coverage."""
+_CHUNK_COUNTS = 2_000_000
+"""Counts held in memory at once (16 MB as floats)."""
+
+
+def resampled_differences(
+    metric: str,
+    y_true: ArrayLike,
+    champion: Floats,
+    challenger: Floats,
+    *,
+    classes: Sequence[Any] | None,
+    threshold: float,
+    seed: int,
+    draws: int = DRAWS,
+) -> Floats:
+    """metric(challenger) - metric(champion) in each draw, shape (draws,), in the metric's own direction; nan where undefined.
+
+    Arguments are those of `pipelines.scores.score`. The same arguments give the same draws. Raises ValueError for a metric that has
+    no resampled form (those that are a mean over rows).
+    """
+    cell_of_row, champion_metric, challenger_metric = _cells(metric, y_true, champion, challenger, classes, threshold)
+    rows, cells = len(cell_of_row), int(cell_of_row.max()) + 1
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_COUNTS // rows)
+    differences = []
+    for start in range(0, draws, chunk):
+        counts = _draw(generator, cell_of_row, cells, min(chunk, draws - start))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            differences.append(challenger_metric(counts) - champion_metric(counts))
+    return np.concatenate(differences)
+
+
+def _draw(generator: np.random.Generator, cell_of_row: Ints, cells: int, draws: int) -> Floats:
+    """How often each cell comes up in samples of as many rows as there are, with replacement: (draws, cells)."""
+    rows = len(cell_of_row)
+    drawn = cell_of_row[generator.integers(0, rows, size=(draws, rows))]
+    flat = drawn + cells * np.arange(draws, dtype=np.int64)[:, None]
+    return np.bincount(flat.ravel(), minlength=draws * cells).reshape(draws, cells).astype(np.float64)
+
+
+def _cells(
+    metric: str,
+    y_true: ArrayLike,
+    champion: Floats,
+    challenger: Floats,
+    classes: Sequence[Any] | None,
+    threshold: float,
+) -> tuple[Ints, Statistic, Statistic]:
+    """The cell of each row, and the metric of either model as a function of the cells' counts."""
+    if metric in ("rmse", "r2") and classes is None:
+        truth = np.asarray(y_true, dtype=np.float64)
+        form = _rmse if metric == "rmse" else _r2
+        return np.arange(len(truth)), form(truth, champion), form(truth, challenger)
+    if classes is None:
+        raise ValueError(f"metric {metric!r} cannot be resampled for a regression")
+    codes = encode(y_true, classes)
+    if metric in ("roc_auc", "average_precision"):
+        ranking = _roc_auc if metric == "roc_auc" else _average_precision
+        return np.arange(len(codes)), ranking(codes == 1, champion), ranking(codes == 1, challenger)
+    if metric not in _OF_COUNTS:
+        raise ValueError(f"metric {metric!r} cannot be resampled")
+    decisions = np.stack([codes, decide(champion, threshold), decide(challenger, threshold)], axis=1)
+    kinds, cell_of_row = np.unique(decisions, axis=0, return_inverse=True)
+    of_counts = _OF_COUNTS[metric]
+    return (
+        cell_of_row.reshape(-1).astype(np.int64),
+        _decided(of_counts, kinds[:, 0], kinds[:, 1], len(classes)),
+        _decided(of_counts, kinds[:, 0], kinds[:, 2], len(classes)),
+    )
+
+
+# ---------------------------------------------------------------- metrics of decisions
+OfCounts: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
+"""(right, actual, decided) counts of each class, (b, k) each -> the metric, (b,)."""
+
+
+def _decided(of_counts: OfCounts, truth: Ints, decided: Ints, classes: int) -> Statistic:
+    actual_indicator = _indicator(truth, classes)
+    decided_indicator = _indicator(decided, classes)
+    right_indicator = actual_indicator * decided_indicator
+
+    def statistic(counts: Floats) -> Floats:
+        return of_counts(counts @ right_indicator, counts @ actual_indicator, counts @ decided_indicator)
+
+    return statistic
+
+
+def _indicator(codes: Ints, classes: int) -> Floats:
+    """(m, k) of 0 and 1; a row of zeros for a code that is no class."""
+    matches: Floats = (codes[:, None] == np.arange(classes)[None, :]).astype(np.float64)
+    return matches
+
+
+def _precision(right: Floats, _actual: Floats, decided: Floats) -> Floats:
+    return right[:, 1] / decided[:, 1]
+
+
+def _recall(right: Floats, actual: Floats, _decided: Floats) -> Floats:
+    return right[:, 1] / actual[:, 1]
+
+
+def _f1(right: Floats, actual: Floats, decided: Floats) -> Floats:
+    return 2 * right[:, 1] / (actual[:, 1] + decided[:, 1])
+
+
+def _balanced_accuracy(right: Floats, actual: Floats, _decided: Floats) -> Floats:
+    return _mean_where(right / actual, actual > 0)
+
+
+def _f1_macro(right: Floats, actual: Floats, decided: Floats) -> Floats:
+    return _mean_where(2 * right / (actual + decided), actual + decided > 0)
+
+
+def _mean_where(values: Floats, defined: NDArray[np.bool_]) -> Floats:
+    mean: Floats = np.where(defined, values, 0.0).sum(axis=1) / defined.sum(axis=1)
+    return mean
+
+
+_OF_COUNTS: dict[str, OfCounts] = {
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1_macro": _f1_macro,
+}
+
+
+# ---------------------------------------------------------------- metrics of rankings
+def _ties(scores: Floats) -> tuple[Ints, Ints]:
+    """Rows from the highest score down, and where each run of equal scores starts."""
+    order = np.argsort(-scores, kind="stable").astype(np.int64)
+    ordered = scores[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]).astype(np.int64)
+    return order, starts
+
+
+def _by_tie(counts: Floats, positive: NDArray[np.bool_], order: Ints, starts: Ints) -> tuple[Floats, Floats]:
+    """Positives and negatives in each run of equal scores, from the highest down: (b, g) each."""
+    ordered, is_positive = counts[:, order], positive[order]
+    hits = np.add.reduceat(ordered * is_positive, starts, axis=1)
+    misses = np.add.reduceat(ordered * ~is_positive, starts, axis=1)
+    return hits, misses
+
+
+def _roc_auc(positive: NDArray[np.bool_], scores: Floats) -> Statistic:
+    """P(positive above negative) + P(tie) / 2, with each row counted as often as it was drawn."""
+    order, starts = _ties(scores)
+
+    def statistic(counts: Floats) -> Floats:
+        hits, misses = _by_tie(counts, positive, order, starts)
+        hits_above = np.cumsum(hits, axis=1) - hits / 2
+        total: Floats = hits.sum(axis=1) * misses.sum(axis=1)
+        won: Floats = (misses * hits_above).sum(axis=1)
+        return won / total
+
+    return statistic
+
+
+def _average_precision(positive: NDArray[np.bool_], scores: Floats) -> Statistic:
+    """Sum over distinct scores of (recall gained) x (precision there), with each row counted as often as it was drawn."""
+    order, starts = _ties(scores)
+
+    def statistic(counts: Floats) -> Floats:
+        hits, misses = _by_tie(counts, positive, order, starts)
+        found = np.cumsum(hits, axis=1)
+        seen = found + np.cumsum(misses, axis=1)
+        precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
+        total = np.where(misses.sum(axis=1) > 0, hits.sum(axis=1), np.nan)
+        gained: Floats = (hits * precision).sum(axis=1)
+        return gained / total
+
+    return statistic
+
+
+# ---------------------------------------------------------------- metrics of errors
+def _rmse(truth: Floats, predictions: Floats) -> Statistic:
+    squares = np.square(truth - predictions)
+
+    def statistic(counts: Floats) -> Floats:
+        roots: Floats = np.sqrt(counts @ squares / counts.sum(axis=1))
+        return roots
+
+    return statistic
+
+
+def _r2(truth: Floats, predictions: Floats) -> Statistic:
+    squares = np.square(truth - predictions)
+    centred = truth - truth.mean()
+
+    def statistic(counts: Floats) -> Floats:
+        total = counts @ np.square(centred) - np.square(counts @ centred) / counts.sum(axis=1)
+        return 1.0 - counts @ squares / np.where(total > 0, total, np.nan)
+
+    return statistic
