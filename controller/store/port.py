@@ -47,10 +47,11 @@ class Store(Protocol):
     # leadership
     def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
         """Take or renew the lease; the fencing epoch, or None if another holder's lease is still valid at `now`.
-        The epoch grows whenever the holder changes; renewing keeps it."""
+        The epoch grows whenever the holder changes; renewing keeps it, even late, as long as nobody else took the lease. So `holder` must
+        be unique to a process (host, pid and a random part), never a fixed name."""
 
     def release(self, holder: str) -> None:
-        """Give the lease up, if held. The epoch stays used."""
+        """Give the lease up, if held. The epoch stays used, and nothing can be written under it any more."""
 
     # reading
     def names(self) -> Sequence[str]:
@@ -62,7 +63,7 @@ class Store(Protocol):
         """All models, sorted by name, in a bounded number of queries."""
 
     def cycles(self, name: str | None = None, *, limit: int = 100) -> Sequence[Cycle]:
-        """Open and closed, newest first."""
+        """Open and closed, newest first: of one model by number, of all by `opened_at`. Those of deleted models are gone."""
 
     def open_cycles(self) -> int: ...
 
@@ -73,20 +74,23 @@ class Store(Protocol):
 
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
-        """Raises ConflictError if the name exists."""
+        """The state as stored (row_version grown). Raises ConflictError if the name exists, else as `commit`."""
 
     def commit(self, epoch: int, commit: Commit) -> ModelState:
-        """Returns the state as now stored (row_version grown). Raises ConflictError, FencedError, StoreError."""
+        """Returns the state as now stored (row_version grown). A notice whose key was seen before is left out.
+
+        Raises FencedError (checked first), ConflictError, StoreError, and `controller.invariants.InvariantBroken` for what no commit may do:
+        change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
-        """The model's rows go; its events stay."""
+        """The model's rows go; its events and undelivered notices stay. Raises ConflictError if there is no such model."""
 
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
         """Undelivered, oldest first."""
 
     def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
-        """One attempt more; delivered when `delivered_at` is given."""
+        """One attempt more; delivered when `delivered_at` is given. Does nothing to a delivered or unknown one. Needs no lease."""
 
     def close(self) -> None: ...
 
