@@ -1,0 +1,285 @@
+"""What each kind of trigger asks of the facts: one small pure function a kind.
+
+How their answers combine, and what is remembered between looks, is explained in `policies.triggers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from policies.cron import parse_cron
+from policies.durations import about
+from policies.metrics import METRICS
+from policies.signals import Signal, SignalKind, SignalQuery
+from policies.trigger_shapes import (
+    Drift,
+    DriftTrigger,
+    EstimatedPerformanceTrigger,
+    ManualTrigger,
+    Performance,
+    PerformanceTrigger,
+    Schedule,
+    ScheduleTrigger,
+    Staleness,
+    StalenessTrigger,
+    TriggerNode,
+    Volume,
+    VolumeTrigger,
+)  # fmt: skip
+
+CLOCK_SKEW = timedelta(minutes=1)
+"""How far ahead of ours the clock of whoever measured may be; facts from further in the future are unknown."""
+
+
+class TriggerState(StrEnum):
+    FIRED = "fired"
+    QUIET = "quiet"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TriggerFacts:
+    """All that a look at the triggers of one model rests on. Datetimes are UTC-aware."""
+
+    now: datetime
+    since: datetime
+    """When the last cycle closed, or the model was created: schedules, staleness and counts start here."""
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    """By `SignalQuery.key`."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """Metric → score of the champion when it was promoted."""
+    trained_to: datetime | None = None
+    """Time of the champion's newest training row, where rows have times."""
+    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the last look left, by trigger id."""
+    max_age: timedelta = timedelta(days=1)
+    """Older signals are stale, which is unknown."""
+
+    def __post_init__(self) -> None:
+        assert all(moment is None or moment.tzinfo for moment in (self.now, self.since, self.trained_to)), self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What one leaf says."""
+
+    state: TriggerState
+    sentence: str
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """JSON for the next look; empty where nothing needs to be remembered."""
+    next_at: datetime | None = None
+    """Earliest moment at which time alone may fire it."""
+
+
+def query_of(leaf: TriggerNode) -> SignalQuery | None:
+    """What must be measured for a leaf; None for those that look at the clock only, or do nothing."""
+    match leaf:
+        case PerformanceTrigger(performance=rule):
+            return SignalQuery(
+                kind=SignalKind.PERFORMANCE, metric=rule.metric, window=rule.window, min_rows=rule.min_rows
+            )
+        case DriftTrigger(drift=drift):
+            return SignalQuery(kind=SignalKind.DRIFT, window=drift.window, min_rows=drift.min_rows)
+        case VolumeTrigger():
+            return SignalQuery(kind=SignalKind.VOLUME)
+        case _:
+            return None
+
+
+def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
+    """One look at one leaf; `memory` is what its last look left."""
+    match leaf:
+        case ScheduleTrigger():
+            return _schedule(leaf.schedule, facts)
+        case StalenessTrigger():
+            return _staleness(leaf.staleness, facts)
+        case ManualTrigger():
+            return _quiet("fires only by hand")
+        case EstimatedPerformanceTrigger():
+            return _unknown("estimated_performance is not supported yet")
+    query = query_of(leaf)
+    assert query is not None, leaf
+    subject = (
+        query.metric or {SignalKind.DRIFT: "drift", SignalKind.VOLUME: "the number of new labelled rows"}[query.kind]
+    )
+    signal = facts.signals.get(query.key)
+    value, reason = _usable(signal, facts)
+    if signal is None or value is None:
+        return _unknown(f"{subject} is unknown: {reason}", memory=memory)
+    match leaf:
+        case PerformanceTrigger():
+            return _performance(leaf.performance, query.key, value, signal.rows, facts, memory)
+        case DriftTrigger():
+            return _drift(leaf.drift, query.key, value, signal, facts, memory)
+        case VolumeTrigger():
+            return _volume(leaf.volume, value)
+        case _:
+            raise AssertionError(f"{type(leaf).__name__} is not a leaf")
+
+
+def _usable(signal: Signal | None, facts: TriggerFacts) -> tuple[float | None, str]:
+    """The value of a signal, or why there is none that may be used."""
+    if signal is None:
+        return None, "not measured yet"
+    if signal.value is None:
+        return None, signal.reason or "no value"
+    if not math.isfinite(signal.value):
+        return None, f"measured {signal.value}"
+    age = facts.now - signal.observed_at
+    if age > facts.max_age:
+        return None, f"measured {about(age)} ago, more than {about(facts.max_age)}"
+    if age < -CLOCK_SKEW:
+        return None, f"measured {about(-age)} in the future, so a clock is wrong"
+    return signal.value, ""
+
+
+# ---------------------------------------------------------------- performance
+def _performance(
+    rule: Performance, key: str, value: float, rows: int, facts: TriggerFacts, memory: Mapping[str, Any]
+) -> Look:
+    limit = next(f"{k} {getattr(rule, k):g}" for k in ("below", "above", "drop") if getattr(rule, k) is not None)
+    baseline = facts.baselines.get(rule.metric, math.nan)
+    if rule.drop is not None and not math.isfinite(baseline):
+        return _unknown(f"{rule.metric} is {_number(value)}, but its score at promotion is unknown", memory=memory)
+    bad, words = _compare(rule, value, baseline)
+    counted = f"({rows} rows)"
+    if not bad:
+        return _quiet(f"{words} {counted}")
+    if not rule.for_:
+        return _fired(f"{words} {counted}")
+    kept = _recall(memory, f"{key} {limit}", facts)
+    start = _moment(kept.get("since"))
+    if start is None or start > facts.now:
+        start = facts.now
+    held = facts.now - start
+    remember = _remember(f"{key} {limit}", facts, since=start.isoformat())
+    if held >= rule.for_:
+        return _fired(f"{words} since {about(held)} {counted}", memory=remember)
+    text = f"{words} since {about(held)}, fires after {about(rule.for_)} {counted}"
+    return _quiet(text, memory=remember, next_at=_plus(start, rule.for_))
+
+
+def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, str]:
+    """Whether the score is bad, and in words."""
+    is_now = f"{rule.metric} {_number(value)} is"
+    if rule.below is not None:
+        bad = value < rule.below
+        return bad, f"{is_now} {'' if bad else 'not '}below {rule.below:g}"
+    if rule.above is not None:
+        bad = value > rule.above
+        return bad, f"{is_now} {'' if bad else 'not '}above {rule.above:g}"
+    assert rule.drop is not None
+    loss = baseline - value if METRICS[rule.metric].higher_is_better else value - baseline
+    if loss <= 0:
+        return False, f"{is_now} no worse than the {_number(baseline)} at promotion"
+    bad = loss >= rule.drop
+    less = "" if bad else f", less than {rule.drop:g}"
+    return bad, f"{is_now} {_number(loss)} worse than the {_number(baseline)} at promotion{less}"
+
+
+# ---------------------------------------------------------------- drift, volume
+def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
+    """Windows count as one after the other only if they do not overlap: the same rows are not evidence twice."""
+    counted = f"({signal.rows} rows)"
+    if value < rule.share:
+        return _quiet(f"a share of {_number(value)} of the features drifted, less than {rule.share:g} {counted}")
+    kept = _recall(memory, f"{key} share {rule.share:g}", facts)
+    end = signal.window_end or signal.observed_at
+    last, count = _moment(kept.get("window_end")), kept.get("count")
+    if last is None or type(count) is not int or count < 1 or end < last:
+        last, count = end, 1
+    elif end - last >= rule.window:
+        last, count = end, min(count + 1, rule.for_)
+    words = f"a share of {_number(value)} of the features drifted, {rule.share:g} or more, {counted}"
+    remember = _remember(f"{key} share {rule.share:g}", facts, window_end=last.isoformat(), count=count)
+    if rule.for_ == 1:
+        return _fired(words)
+    if count >= rule.for_:
+        return _fired(f"{words} in {rule.for_} windows running", memory=remember)
+    return _quiet(f"{words} in {count} of the {rule.for_} windows needed", memory=remember)
+
+
+def _volume(rule: Volume, value: float) -> Look:
+    words = f"{value:.0f} new labelled rows"
+    if value >= rule.labelled_rows:
+        return _fired(f"{words} are in, {rule.labelled_rows} or more")
+    return _quiet(f"{words} are in, fewer than {rule.labelled_rows}")
+
+
+# ---------------------------------------------------------------- time
+def _schedule(rule: Schedule, facts: TriggerFacts) -> Look:
+    cron = parse_cron(rule.cron)
+    due = cron.next_after(facts.since)
+    coming = cron.next_after(max(facts.now, facts.since))
+    if due is not None and due <= facts.now:
+        return _fired(f"the schedule {rule.cron!r} was due at {due:%Y-%m-%d %H:%M} UTC", next_at=coming)
+    when = f"is due at {coming:%Y-%m-%d %H:%M} UTC" if coming else "never comes again"
+    return _quiet(f"the schedule {rule.cron!r} {when}", next_at=coming)
+
+
+def _staleness(rule: Staleness, facts: TriggerFacts) -> Look:
+    """Age counts from the newest training row or, if later, from the last cycle: one attempt each `age`, not one a tick
+    for as long as newer rows are refused by the gates or kept for judging."""
+    trained = facts.trained_to is not None and facts.trained_to > facts.since
+    start = facts.trained_to if trained and facts.trained_to else facts.since
+    subject = "the newest training row" if trained else "the last cycle or the model's creation"
+    age = facts.now - start
+    if age >= rule.age:
+        return _fired(f"{subject} is {about(age)} ago, {about(rule.age)} or more")
+    return _quiet(f"{subject} is {about(age)} ago, less than {about(rule.age)}", next_at=_plus(start, rule.age))
+
+
+# ---------------------------------------------------------------- helpers
+def _fired(sentence: str, *, memory: Mapping[str, Any] | None = None, next_at: datetime | None = None) -> Look:
+    return Look(state=TriggerState.FIRED, sentence=sentence, memory=memory or {}, next_at=next_at)
+
+
+def _quiet(sentence: str, *, memory: Mapping[str, Any] | None = None, next_at: datetime | None = None) -> Look:
+    return Look(state=TriggerState.QUIET, sentence=sentence, memory=memory or {}, next_at=next_at)
+
+
+def _unknown(sentence: str, *, memory: Mapping[str, Any] | None = None) -> Look:
+    """Keeps what was remembered, as it is: an unknown look pauses a count."""
+    return Look(state=TriggerState.UNKNOWN, sentence=sentence, memory=memory or {})
+
+
+def _remember(rule: str, facts: TriggerFacts, **what: Any) -> dict[str, Any]:
+    return {"rule": rule, "from": facts.since.isoformat(), **what}
+
+
+def _recall(memory: Mapping[str, Any], rule: str, facts: TriggerFacts) -> Mapping[str, Any]:
+    """What the last look left, unless it was left by another rule or before the last cycle closed."""
+    ours = memory.get("rule") == rule and memory.get("from") == facts.since.isoformat()
+    return memory if ours else {}
+
+
+def _moment(text: object) -> datetime | None:
+    """An ISO 8601 time with a zone; anything else is forgotten."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo else None
+
+
+def _plus(moment: datetime, span: timedelta) -> datetime | None:
+    try:
+        return moment + span
+    except OverflowError:
+        return None
+
+
+def _number(value: float) -> str:
+    """Three decimals where that says something.
+
+    >>> _number(0.51234), _number(0.00012345), _number(12345.678)
+    ('0.512', '0.000123', '12345.7')
+    """
+    if value and abs(value) < 0.01:
+        return f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.6g}"
