@@ -43,3 +43,31 @@ def read_json(path: Path) -> Any | None:
         return None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def create_json(path: Path, value: Any, *, durable: bool = False) -> bool:
+    """Write JSON to `path` unless something is there already; whether this call was the one that wrote it.
+
+    Of any number of threads and processes that race, exactly one gets True, and nobody ever sees a part (write beside, then link).
+    Raises OSError as `write_bytes_atomic` does, ValueError on NaN and infinities.
+    """
+    content = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        return link_new(Path(temporary), path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def link_new(source: Path, path: Path) -> bool:
+    """Give the file `source` the further name `path`; False if that name is taken."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    return True
