@@ -97,7 +97,7 @@ class LocalJobRunner(JobRunner):
     def active(self) -> frozenset[str]:
         try:
             names = os.listdir(self._jobs)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return frozenset()
         return frozenset(n for n in names if JobFolder(self._jobs / n).is_running())
 

@@ -56,10 +56,10 @@ def supervise(folder: JobFolder, spec: JobSpec, lock: int, surroundings: Surroun
             os.close(receiver)
             _work(folder, spec, sender, nanny, surroundings)
         os.close(sender)
+        watch = _Watch(folder, spec, worker, receiver, surroundings.grace_s)
         with contextlib.suppress(OSError):  # a cancel then takes a look's time longer
             folder.note_pids(nanny=nanny, worker=worker)
-        status = _Watch(folder, spec, worker, receiver, surroundings.grace_s).until_ended()
-        result.publish(status)
+        result.publish(watch.until_ended())
     except Exception as error:  # noqa: BLE001 - the last chance to say what happened
         end_descendants(0.0)
         with contextlib.suppress(OSError):

@@ -139,6 +139,14 @@ def chatty(inputs: dict[str, Any], context: JobContext) -> dict[str, Any]:
     return gated(inputs, context)
 
 
+def shares_memory(inputs: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Two processes that share `mb` of memory, until the gate opens."""
+    kept = os.urandom(1024) * (inputs["mb"] * 1024)
+    os.fork()
+    assert kept
+    return gated(inputs, context)
+
+
 def _announce(path: str, *pids: int) -> None:
     Path(path + ".new").write_text(" ".join(map(str, pids)))
     Path(path + ".new").rename(path)
