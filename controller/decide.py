@@ -98,7 +98,7 @@ def _watch(draft: Draft, snapshot: Snapshot) -> str:
     if refusal:
         return f"v{state.champion} serves; would retrain, because {result.sentence}, but {refusal}"
     sentence = f"retraining, because {result.sentence}"
-    draft.open_cycle(f"trigger: {result.sentence}", sentence, now=now.isoformat())
+    draft.open_cycle(f"trigger: {result.sentence}", sentence)
     return sentence
 
 
@@ -169,6 +169,7 @@ def _start(draft: Draft, snapshot: Snapshot) -> str:
         return f"waits for one of {snapshot.max_busy_cycles} places for cycles ({draft.cycle.cause})"
     sentence = f"preparing data, because of {draft.cycle.cause}"
     draft.move(Move.STARTED, sentence, kind="cycle.started")
+    draft.set_cycle(cutoff=draft.now)
     return sentence
 
 

@@ -5,9 +5,8 @@ There is no other way to traffic than this function: whatever the controller dec
 
 from __future__ import annotations
 
-from deployers.rollout import step_traffic
-
 from controller.state import ModelState, Phase
+from deployers.rollout import step_traffic
 from deployers.target import TrafficPlan
 from policies.schema import ModelPolicy
 
@@ -32,7 +31,9 @@ def _traffic(state: ModelState, policy: ModelPolicy) -> tuple[dict[int, float], 
     """Weights, shadow, and versions that stay warm without traffic."""
     cycle, champion = state.cycle, state.champion
     if cycle is not None and cycle.phase is Phase.ROLLING_OUT and cycle.challenger is not None:
-        weights, shadow = step_traffic(policy.spec.rollout.steps, cycle.step, champion, cycle.challenger)
+        steps = policy.spec.rollout.steps
+        step = min(cycle.step, len(steps) - 1)  # the policy may have become shorter since
+        weights, shadow = step_traffic(steps, step, champion, cycle.challenger)
         warm = {cycle.challenger} | ({champion} if champion is not None else set())
         return dict(weights), shadow, warm
     if champion is None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from controller.decide import Decision, Observation, Snapshot, decide
+from controller.decide import Observation, Snapshot, decide
+from controller.draft import Decision
 from controller.phases import model_of_job
 from controller.state import ModelState, Phase
 from controller.store.port import Commit, FencedError, Store

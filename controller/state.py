@@ -89,6 +89,8 @@ class Cycle:
     opened_at: datetime
     phase_since: datetime
     closed_at: datetime | None = None
+    cutoff: datetime | None = None
+    """The moment as of which data is prepared: what was not known then is not looked at."""
     attempt: int = 1
     """Of the present phase's job."""
     not_before: datetime | None = None

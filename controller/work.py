@@ -83,7 +83,8 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
     outputs = cycle.outputs
     match cycle.phase:
         case Phase.PREPARING:
-            return {**document, "now": cycle.phase_since.isoformat()}
+            assert cycle.cutoff is not None
+            return {**document, "now": cycle.cutoff.isoformat()}
         case Phase.TUNING:
             return {
                 **document,

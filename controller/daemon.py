@@ -1,0 +1,127 @@
+"""The daemon's process: start in order, serve until told to stop, and leave everything that serves running."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import threading
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from config.settings import Settings
+from controller.leadership import AlreadyRunning
+from controller.store.port import StoreError
+from controller.telemetry import logs
+from controller.web.app import build_app
+from controller.wiring import Parts, build, home_folder
+from pipelines.jobs.files import write_bytes_atomic, write_json_atomic
+
+log = structlog.get_logger()
+
+EXIT_OK = 0
+EXIT_CANNOT_START = 3
+EXIT_LOST_LEADERSHIP = 4
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: uvicorn.Server | None = None
+        self._lost = threading.Event()
+
+    def run(self) -> int:
+        """Serve until SIGTERM, SIGINT or loss of leadership; the exit code."""
+        settings = self._settings
+        logs.configure(settings.log_level, settings.log_format)
+        try:
+            listener = _listen(settings.host, settings.port)
+            parts = build(settings, self._on_lost)
+            epoch = parts.leadership.start()
+        except (AlreadyRunning, StoreError, OSError, ValueError) as error:
+            log.error("daemon.cannot_start", reason=str(error))
+            return EXIT_CANNOT_START
+        try:
+            return self._serve(parts, listener, epoch)
+        finally:
+            self._stop(parts)
+
+    def _serve(self, parts: Parts, listener: socket.socket, epoch: int) -> int:
+        home = self._settings.home
+        address, port = listener.getsockname()[:2]
+        token = ensure_token(home)
+        app = build_app(parts.service, parts.loop, token)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+        self._server = uvicorn.Server(config)
+        write_json_atomic(
+            home / "run" / "daemon.json", {"url": f"http://{address}:{port}", "pid": os.getpid()}, mode=0o600
+        )
+        parts.loop.start()
+        log.info("daemon.started", url=f"http://{address}:{port}", home=str(home), epoch=epoch, pid=os.getpid())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._server.run(sockets=[listener])
+        return EXIT_LOST_LEADERSHIP if self._lost.is_set() else EXIT_OK
+
+    def _stop(self, parts: Parts) -> None:
+        parts.loop.stop()
+        try:
+            parts.leadership.stop()
+        except StoreError as error:
+            log.warning("lease.not_released", error=str(error))
+        parts.store.close()
+        log.info("daemon.stopped", note="serving processes and jobs go on")
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def _on_lost(self, _reason: str) -> None:
+        self._lost.set()
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError with a message that says what to do when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port} (RATCHET_HOST, RATCHET_PORT): {error.strerror}; stop what uses it or choose another port"
+        raise OSError(message) from error
+    return listener
+
+
+def ensure_token(home: Path) -> str:
+    """The API token, made on first use, readable by the owner of the state folder only."""
+    path = home_token_path(home)
+    try:
+        token = path.read_text().strip()
+    except FileNotFoundError:
+        token = ""
+    if not token:
+        token = secrets.token_urlsafe(32)
+        write_bytes_atomic(path, token.encode(), mode=0o600)
+    return token
+
+
+def home_token_path(home: Path) -> Path:
+    return home / "run" / "token"
+
+
+def run(settings: Settings | None = None) -> int:
+    """Read the settings and run. Raises pydantic.ValidationError for settings that make no sense."""
+    settings = settings or Settings()
+    home_folder(settings)
+    return Daemon(settings).run()

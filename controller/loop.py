@@ -1,0 +1,193 @@
+"""The daemon's loop: a scheduler that only says whose turn it is, and one worker that looks at models in turn.
+
+APScheduler's jobs enqueue names and nothing else, so no run is ever lost to a busy worker: a name that waits already need not wait twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.combining import OrTrigger
+
+from controller.notices.outbox import deliver_pending
+from controller.notices.port import Notifier
+from controller.reconcile import LostLeadership, Reconciler
+from controller.store.port import ConflictError, Store, StoreError
+from controller.telemetry.metrics import (
+    MODELS,
+    OPEN_CYCLES,
+    RECONCILE_ERRORS,
+    RECONCILE_SECONDS,
+    SCHEDULER_EVENTS,
+)  # fmt: skip
+from policies.cron import parse_cron
+from policies.schema import ScheduleTrigger, trigger_leaves
+
+log = structlog.get_logger()
+
+NOTICE_INTERVAL_S = 2.0
+_SCHEDULER_EVENTS = {EVENT_JOB_MISSED: "missed", EVENT_JOB_MAX_INSTANCES: "max_instances", EVENT_JOB_ERROR: "error"}
+_QUIETLY_DROPPED: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+
+
+class Turns:
+    """Names that wait for their look, in order, each once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, None] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, name: str) -> None:
+        with self._changed:
+            self._waiting.setdefault(name)
+            self._changed.notify()
+
+    def take(self) -> str | None:
+        """The next name, waiting for one; None when closed."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            name = next(iter(self._waiting))
+            del self._waiting[name]
+            return name
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Loop:
+    """Runs until `stop`, or until leadership is lost, which calls `on_lost` once."""
+
+    def __init__(
+        self, *, store: Store, reconciler: Reconciler, notifier: Notifier, now: Callable[[], datetime],
+        renew: Callable[[], None], on_lost: Callable[[str], None], tick_s: float, lease_ttl_s: float, cron: bool = True,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._reconciler = reconciler
+        self._notifier = notifier
+        self._now = now
+        self._renew = renew
+        self._on_lost = on_lost
+        self._tick_s = tick_s
+        self._lease_ttl_s = lease_ttl_s
+        self._cron = cron
+        self._turns = Turns()
+        self._sentences: dict[str, str] = {}
+        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
+        self._worker = threading.Thread(target=self._work, name="reconciler", daemon=True)
+        self.last_tick = 0.0
+        """Monotonic time at which a tick last enqueued all models, for `/healthz`."""
+
+    def start(self) -> None:
+        for mask, kind in _SCHEDULER_EVENTS.items():
+            self._scheduler.add_listener(lambda _event, kind=kind: SCHEDULER_EVENTS.labels(kind).inc(), mask)
+        self._scheduler.add_job(
+            self._tick, "interval", seconds=self._tick_s, id="tick", next_run_time=datetime.now().astimezone()
+        )
+        self._scheduler.add_job(self._keep_lease, "interval", seconds=self._lease_ttl_s / 4, id="lease")
+        self._scheduler.add_job(self._deliver, "interval", seconds=NOTICE_INTERVAL_S, id="notices")
+        self._scheduler.start()
+        self._worker.start()
+
+    def stop(self) -> None:
+        self._turns.close()
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        if self._worker.is_alive() and threading.current_thread() is not self._worker:
+            self._worker.join(timeout=10)
+
+    def wake(self, name: str) -> None:
+        """Look at a model soon, not only at the next tick."""
+        self._turns.put(name)
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        """Model → newest sentence."""
+        return self._sentences
+
+    # ------------------------------------------------------------ jobs of the scheduler
+    def _tick(self) -> None:
+        try:
+            states = self._store.load_all()
+        except StoreError as error:
+            log.error("tick.failed", error=str(error))
+            return
+        for state in states:
+            self._turns.put(state.name)
+        self.last_tick = time.monotonic()
+        MODELS.set(len(states))
+        OPEN_CYCLES.set(sum(state.cycle is not None for state in states))
+        if self._cron:
+            self._schedule_cron({state.name: state for state in states})
+
+    def _schedule_cron(self, states: Mapping[str, Any]) -> None:
+        """Cron triggers are judged on every look; a job at the very minute only makes that look prompt."""
+        wanted: dict[str, tuple[str, str]] = {}
+        for name, state in states.items():
+            leaves = trigger_leaves(self._reconciler.policy(state).spec.triggers)
+            for leaf in leaves:
+                if isinstance(leaf, ScheduleTrigger):
+                    wanted[f"cron:{name}:{leaf.schedule.cron}"] = (name, leaf.schedule.cron)
+        for job in self._scheduler.get_jobs():
+            if job.id.startswith("cron:") and job.id not in wanted:
+                job.remove()
+        for job_id, (name, cron) in wanted.items():
+            if self._scheduler.get_job(job_id) is None:
+                self._scheduler.add_job(self.wake, OrTrigger(list(parse_cron(cron).parts)), args=[name], id=job_id)
+
+    def _keep_lease(self) -> None:
+        try:
+            self._renew()
+        except LostLeadership as error:
+            self._lost(str(error))
+        except StoreError as error:
+            log.error("lease.not_renewed", error=str(error))
+
+    def _deliver(self) -> None:
+        try:
+            deliver_pending(self._store, self._notifier, self._now())
+        except StoreError as error:
+            log.error("outbox.failed", error=str(error))
+
+    # ------------------------------------------------------------ the worker
+    def _work(self) -> None:
+        while (name := self._turns.take()) is not None:
+            self._look(name)
+
+    def _look(self, name: str) -> None:
+        try:
+            with RECONCILE_SECONDS.time():
+                sentence = self._reconciler.reconcile(name, self._now)
+        except LostLeadership as error:
+            self._lost(str(error))
+            return
+        except ConflictError:
+            self._turns.put(name)  # a person's order came in between: look again
+            return
+        except StoreError as error:
+            RECONCILE_ERRORS.labels("store").inc()
+            sentence = f"the store refuses, so nothing changes: {error}"
+        except Exception as error:
+            RECONCILE_ERRORS.labels("bug").inc()
+            log.exception("reconcile.failed", model=name)
+            sentence = f"an error in the controller, so nothing changes: {error}"
+        if self._sentences.get(name) != sentence:
+            log.info("reconcile.said", model=name, sentence=sentence)
+            self._sentences[name] = sentence
+
+    def _lost(self, reason: str) -> None:
+        log.error("leadership.lost", reason=reason)
+        self._turns.close()
+        self._on_lost(reason)

@@ -1,0 +1,86 @@
+"""Builds the daemon from its settings. The only reader of `config`, and the only place that knows which adapter stands behind a port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from deployers.local.target import LocalTarget
+
+from config.settings import Settings
+from controller.clock import Clock, ScaledClock, SystemClock
+from controller.leadership import FileLeadership
+from controller.loop import Loop
+from controller.notices.journal import JournalNotifier
+from controller.observing import JobObserver
+from controller.reconcile import Reconciler
+from controller.service import Service
+from controller.state import Phase
+from controller.store.port import Store
+from controller.store.sql import SqlStore
+from pipelines.jobs.local import LocalJobRunner
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """One daemon, assembled but not started."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    jobs: LocalJobRunner
+    target: LocalTarget
+    leadership: FileLeadership
+    reconciler: Reconciler
+    loop: Loop
+    service: Service
+
+
+def home_folder(settings: Settings) -> Path:
+    """The state folder, made with what must be private in it."""
+    home = settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "run").mkdir(mode=0o700, exist_ok=True)
+    return home
+
+
+def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
+    """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
+    home = home_folder(settings)
+    clock: Clock = ScaledClock(settings.clock) if settings.clock else SystemClock()
+    store = SqlStore(settings.database_url)
+    jobs = LocalJobRunner(home)
+    target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
+    leadership = FileLeadership(store, home / "run" / "daemon.lock", settings.lease_ttl_s)
+    reconciler = Reconciler(
+        store=store, jobs=jobs, target=target, leadership=leadership, home=home,
+        observer=JobObserver(
+            jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
+        ),
+        max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
+        busy_cycles=lambda name: _busy_cycles(store, name),
+    )  # fmt: skip
+    loop = Loop(
+        store=store, reconciler=reconciler, notifier=JournalNotifier(home / "notices.jsonl"), now=clock.now,
+        renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
+        cron=settings.clock is None,
+    )  # fmt: skip
+    service = Service(
+        store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
+        policy=reconciler.policy,
+    )  # fmt: skip
+    return Parts(
+        settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,
+        reconciler=reconciler, loop=loop, service=service,
+    )  # fmt: skip
+
+
+def _busy_cycles(store: Store, name: str) -> int:
+    """Open cycles of other models that work (those which roll out or bake only wait)."""
+    waiting = {Phase.QUEUED, Phase.ROLLING_OUT, Phase.BAKING, Phase.AWAITING_APPROVAL}
+    return sum(
+        state.cycle is not None and state.cycle.phase not in waiting and state.name != name
+        for state in store.load_all()
+    )

@@ -1,0 +1,318 @@
+"""One simulated history: real controllers in the simulated world, and the twelve invariants after every step."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sim_world import (
+    HOME,
+    MODEL,
+    POLICY,
+    START,
+    TTL_S,
+    Crash,
+    FaultyPort,
+    FaultyStore,
+    Luck,
+    SimJobs,
+    SimLeadership,
+    SimNotifier,
+    SimObserver,
+    SimTarget,
+    refusal,
+)  # fmt: skip
+
+from controller import overrides
+from controller.notices.outbox import deliver_pending
+from controller.overrides import Order, OverrideRefused, Verb
+from controller.reconcile import LostLeadership, Reconciler
+from controller.state import Event, ModelState, Outcome, VersionStatus
+from controller.store.memory import MemoryStore
+from controller.store.port import Commit, ConflictError, FencedError, StoreError
+
+POLICY_JSON = POLICY.model_dump_json(by_alias=True)
+
+
+@dataclass
+class History:
+    """A seed, played. `step` raises AssertionError when an invariant does not hold."""
+
+    seed: int
+    luck: Luck
+    keep_grounds: bool = False
+    people: float = 0.08
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.now = START
+        self.latest = START
+        self.store = MemoryStore()
+        self.jobs = SimJobs(self.rng, lambda: self.latest)
+        self.target = SimTarget(self.rng)
+        self.observer = SimObserver(self.rng)
+        self.notifier = SimNotifier()
+        self.controllers = 0
+        self.depth = 0
+        self.ledger = Ledger()
+        self.leader: Reconciler | None = None
+        self.zombie: Reconciler | None = None
+        epoch = self.store.acquire("first", self.now, TTL_S)
+        assert epoch is not None
+        self.store.create(
+            epoch,
+            ModelState(name=MODEL, policy=POLICY_JSON, policy_digest="p", created_at=START),
+            [Event(model=MODEL, kind="policy.applied", sentence="applied", at=START)],
+        )
+        self.store.release("first")
+
+    # ------------------------------------------------------------ controllers
+    def _new_controller(self) -> Reconciler:
+        self.controllers += 1
+        holder = f"controller-{self.controllers}"
+        self.store.release(f"controller-{self.controllers - 1}")
+        epoch = self.store.acquire(holder, self.now, TTL_S)
+        if epoch is None:  # a clock that went back can leave a lease in the future
+            epoch = self.store.acquire(holder, self.now + timedelta(days=400), TTL_S)
+        assert epoch is not None
+        return Reconciler(
+            store=FaultyStore(self.store, self._fault),
+            jobs=FaultyPort(self.jobs, "jobs", {"ensure", "cancel"}, self._fault),
+            target=FaultyPort(self.target, "target", {"apply"}, self._fault),
+            observer=self.observer, leadership=SimLeadership(epoch), home=HOME, strides=3,
+            signal_max_age=timedelta(hours=6), keep_grounds=self.keep_grounds,
+        )  # fmt: skip
+
+    def _fault(self, name: str, call: Any, *, repeat: bool = False) -> Any:
+        draw = self.rng.random
+        if self.depth == 0 and draw() < self.luck.interleave:
+            self._other_controller_acts()
+        if draw() < self.luck.crash:
+            raise Crash(f"before {name}")
+        if draw() < self.luck.refuse and not name.startswith("jobs"):
+            raise refusal(name)
+        result = call()
+        if draw() < self.luck.crash:
+            raise Crash(f"after {name}")
+        if repeat and draw() < self.luck.duplicate:
+            result = call()
+        return result
+
+    def _other_controller_acts(self) -> None:
+        """In the middle of the leader's call: a zombie wakes up, or a new leader takes over."""
+        self.depth += 1
+        try:
+            if self.zombie is not None and self.rng.random() < 0.5:
+                self._look(self.zombie)
+            else:
+                self.zombie = self.leader
+                self.leader = self._new_controller()
+                self._look(self.leader)
+        finally:
+            self.depth -= 1
+
+    def _look(self, controller: Reconciler) -> None:
+        try:
+            controller.reconcile(MODEL, lambda: self.now)
+        except (StoreError, LostLeadership):
+            pass  # the next look, or the next leader, goes on
+        except Crash:
+            if controller is self.leader:
+                self.leader = None
+
+    # ------------------------------------------------------------ one step of the world
+    def step(self) -> None:
+        self._pass_time()
+        self.jobs.advance()
+        state = self.state
+        champion = state.versions.get(state.champion) if state.champion else None
+        self.target.advance(champion.digest if champion else None)
+        for number in state.versions:
+            if number not in self.ledger.judged and number != 1:
+                self.ledger.judged.add(number)
+                if self.rng.random() < 0.4:
+                    self.observer.bad.add(number)
+        if self.rng.random() < self.people:
+            self._person()
+        if self.leader is None:
+            self.leader = self._new_controller()
+        self._look(self.leader)
+        if self.rng.random() < 0.3:
+            self._deliver()
+        self.check()
+
+    def _pass_time(self) -> None:
+        draw = self.rng.random()
+        jump = timedelta(minutes=self.rng.choice([1, 5, 20, 60]))
+        if self.luck.crash and draw < 0.02:
+            jump = -timedelta(minutes=self.rng.choice([1, 30, 600]))
+        elif draw < 0.04:
+            jump = timedelta(days=1)
+        self.now += jump
+        self.latest = max(self.latest, self.now)
+
+    def _deliver(self) -> None:
+        try:
+            deliver_pending(FaultyStore(self.store, self._fault), self.notifier, self.now)  # type: ignore[arg-type]
+        except (Crash, StoreError):
+            self.leader = None
+
+    def _person(self) -> None:
+        state = self.state
+        verb = self.rng.choice(list(Verb))
+        version = self.rng.choice([None, *state.versions]) if verb in (Verb.PIN, Verb.PROMOTE, Verb.ROLLBACK) else None
+        order = Order(verb=verb, actor="ann", reason="wanted", version=version, row_version=state.row_version)
+        try:
+            decision = overrides.apply(state, POLICY, order, self.now)
+        except OverrideRefused:
+            return
+        epoch = self.leader.leadership.epoch() if self.leader else None
+        if epoch is None:
+            return
+        try:
+            self.store.commit(epoch, Commit(model=decision.after, closed=decision.closed, events=decision.events,
+                                            notices=decision.notices))  # fmt: skip
+        except (ConflictError, FencedError):
+            return
+
+    # ------------------------------------------------------------ checks
+    @property
+    def state(self) -> ModelState:
+        state = self.store.load(MODEL)
+        assert state is not None
+        return state
+
+    def check(self) -> None:
+        self.ledger.check(self)
+
+    def settle(self) -> None:
+        """No more bad luck: an open cycle must end, whatever happened to it, and the champion must serve."""
+        self.luck = Luck()
+        self.people = 0.0
+        self.jobs.benign = self.target.benign = self.observer.benign = True
+        state = self.state
+        held = replace(state, paused=None, frozen=None, pinned=None)
+        if held != state:
+            epoch = self.leader.leadership.epoch() if self.leader else -1
+            if self.leader is None or epoch < 0:
+                self.leader = self._new_controller()
+            self.leader = self._new_controller()
+            self.store.commit(self.leader.leadership.epoch(), Commit(model=held))
+        for _ in range(200):
+            self.step()
+            if self.state.cycle is None and self.state.champion is not None:
+                break
+        assert self.state.cycle is None, f"cycle {self.state.cycle} never ends"
+        for _ in range(10):
+            self.step()
+        state, status = self.state, self.target.in_force.get(MODEL)
+        if state.champion is not None and state.cycle is None:
+            assert status is not None, "there is a champion but nothing is in force"
+            assert set(status.weights) == {state.champion}, (status.weights, state.champion)
+        deliver_pending(self.store, self.notifier, self.now)
+        assert not self.store.pending_notices(), "invariant 5: a notice was never delivered"
+
+
+@dataclass
+class Ledger:
+    """What was seen so far, to hold against what is seen now."""
+
+    digests: dict[int, str] = field(default_factory=dict)
+    judged: set[int] = field(default_factory=set)
+    last_seq: int = 0
+    generations: list[int] = field(default_factory=list)
+    opened: list[tuple[datetime, str]] = field(default_factory=list)
+    closed_at: list[datetime] = field(default_factory=list)
+    served: bool = False
+    banned: set[int] = field(default_factory=set)
+    weights: dict[int, float] = field(default_factory=dict)
+    epoch: int = 0
+
+    def check(self, history: History) -> None:
+        state = history.state
+        events = history.store.events(MODEL, after=self.last_seq, limit=10_000)
+        self._cycles(history, state, events)
+        self._versions(state)
+        self._traffic(history, state)
+        self._work(history)
+        self._record(events, state)
+        if events:
+            self.last_seq = events[-1].seq
+
+    def _cycles(self, history: History, state: ModelState, events: Any) -> None:
+        cycles = history.store.cycles(MODEL, limit=10_000)
+        still_open = [c for c in cycles if c.outcome is None]
+        assert len(still_open) <= 1, "invariant 1: two open cycles"
+        assert sorted(c.number for c in cycles) == list(range(1, state.next_cycle)), "invariant 5: a cycle vanished"
+        spec = POLICY.spec
+        for event in events:
+            if event.kind != "cycle.opened":
+                continue
+            cause = str(event.data["cause"])
+            self.opened.append((event.at, cause))
+            if cause.startswith("person"):
+                continue
+            before = next((c for c in cycles if c.number == event.cycle - 1), None)
+            closed_at = before.closed_at if before else None
+            assert closed_at is None or event.at >= closed_at + spec.cooldown, "invariant 10: cooldown"
+            recent = [at for at, _ in self.opened if event.at - spec.budget.per < at <= event.at]
+            assert len(recent) <= spec.budget.cycles, "invariant 10: budget"
+            if cause.startswith("trigger"):
+                self._a_known_signal(history, event.at)
+
+    def _a_known_signal(self, history: History, at: datetime) -> None:
+        known = [
+            s
+            for o in history.observer.given
+            for s in o.signals.values()
+            if s.value is not None and s.value < 0.5 and abs(at - s.observed_at) <= timedelta(hours=6)
+        ]
+        assert known, "invariant 4: a trigger fired on nothing known"
+
+    def _versions(self, state: ModelState) -> None:
+        for number, version in state.versions.items():
+            assert self.digests.setdefault(number, version.digest) == version.digest, "invariant 3: a digest changed"
+        assert set(self.digests) <= set(state.versions), "invariant 3: a version vanished"
+        assert len(set(self.digests.values())) == len(self.digests), "invariant 3: two numbers, one image"
+        for number, version in state.versions.items():
+            if version.status is VersionStatus.QUARANTINED and not version.forced:
+                self.banned.add(number)
+            if version.forced:
+                self.banned.discard(number)
+
+    def _traffic(self, history: History, state: ModelState) -> None:
+        status = history.target.in_force.get(MODEL)
+        weights = dict(status.weights) if status else {}
+        for number, weight in weights.items():
+            version = state.versions[number]
+            assert weight > 0
+            assert version.lineage["verdict"] == "pass" or version.forced, "invariant 2"
+            assert status is not None
+            assert number in status.replicas, "invariant 8: traffic to a version that does not run"
+        if state.plan and status and status.generation == state.plan.generation:
+            stuck = set(weights) & self.banned
+            assert not stuck, f"invariant 7: quarantined {stuck} serves"
+        self.served = self.served or (state.champion is not None and bool(weights))
+        assert not self.served or weights, "invariant 8: nothing serves any more"
+        self.weights = weights
+
+    def _work(self, history: History) -> None:
+        doubled = [job for job, n in history.jobs.starts.items() if n > 1]
+        assert not doubled, f"invariant 5: started twice: {doubled}"
+        epochs = history.target.epochs
+        assert epochs == sorted(epochs), "invariant 6: an old leader changed traffic"
+
+    def _record(self, events: Any, state: ModelState) -> None:
+        for event in events:
+            if event.kind == "traffic.changed":
+                self.generations.append(event.data["generation"])
+        assert self.generations == list(range(1, len(self.generations) + 1)), "invariant 9: traffic without a record"
+        if state.plan is not None:
+            assert state.plan.generation == len(self.generations), "invariant 9: traffic without a record"
+
+
+def outcomes(history: History) -> set[Outcome]:
+    """How the cycles of a history ended."""
+    return {c.outcome for c in history.store.cycles(MODEL, limit=10_000) if c.outcome is not None}
