@@ -82,7 +82,7 @@ def _who(hold: Hold) -> str:
 
 # ---------------------------------------------------------------- no cycle is open
 def _watch(draft: Draft, snapshot: Snapshot) -> str:
-    state, now = draft.state, draft.now
+    state = draft.state
     refusal = _not_now(draft)
     if state.champion is None:
         if refusal:

@@ -1,7 +1,8 @@
 """A small world for the controller: jobs, a target, live evidence, people and bad luck, all drawn from one seed.
 
 What lives here outlasts the controllers, as the real world does. Controllers are the real code (`Reconciler`,
-`decide`, `overrides`); each of their calls to the outside may crash before or after its effect, be refused, or let another controller act in the middle.
+`decide`, `overrides`); each of their calls to the outside may crash before or after its effect, be refused, or let
+another controller act in the middle.
 """
 
 from __future__ import annotations
