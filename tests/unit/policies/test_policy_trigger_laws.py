@@ -1,0 +1,167 @@
+"""Laws that hold for all trigger trees and all facts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from policies.schema import TriggerNode
+from policies.signals import Signal
+from policies.triggers import TriggerFacts, TriggerState, evaluate, kleene, needs
+
+NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
+FIRED, QUIET, UNKNOWN = TriggerState.FIRED, TriggerState.QUIET, TriggerState.UNKNOWN
+ORDER = {QUIET: 0, UNKNOWN: 1, FIRED: 2}
+states = st.sampled_from(list(TriggerState))
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
+
+leaves = st.one_of(
+    st.builds(
+        lambda metric, rule, hold: {"performance": {"metric": metric, **rule, "for": hold}},
+        st.sampled_from(["precision", "recall"]),
+        st.sampled_from([{"below": 0.5}, {"below": 0.7}, {"drop": 0.1}]),
+        st.sampled_from(["0s", "2h"]),
+    ),
+    st.builds(lambda share, n: {"drift": {"share": share, "for": n}}, st.sampled_from([0.3, 0.6]), st.integers(1, 3)),
+    st.sampled_from([{"schedule": "0 4 * * 1"}, {"schedule": "*/5 * * * *"}, {"staleness": "30d"}, {"manual": None}]),
+    st.just({"volume": {"labelled_rows": 500}}),
+)
+trees = st.recursive(
+    leaves,
+    lambda below: st.one_of(
+        st.lists(below, min_size=1, max_size=3).map(lambda c: {"any": c}),
+        st.lists(below, min_size=1, max_size=3).map(lambda c: {"all": c}),
+        st.lists(below, min_size=2, max_size=3).map(lambda c: {"at_least": 2, "of": c}),
+    ),
+    max_leaves=6,
+).map(NODES.validate_python)
+
+
+@st.composite
+def looks(draw: st.DrawFn, tree: Any) -> TriggerFacts:
+    """Any facts for a tree: signals present, absent, not finite, old, from the future; clocks in any order."""
+    now = draw(moments)
+    ages = st.timedeltas(timedelta(days=-2), timedelta(days=2))
+    signals: dict[str, Signal] = {}
+    for query in needs(tree):
+        value = draw(st.one_of(st.none(), st.floats(), st.floats(0, 1)))
+        if value is not None:
+            at = now - draw(ages)
+            signals[query.key] = Signal(
+                value=value, observed_at=at, rows=5, window_end=draw(st.sampled_from([at, None]))
+            )
+    return TriggerFacts(
+        now=now,
+        since=draw(moments),
+        signals=signals,
+        baselines=draw(st.dictionaries(st.sampled_from(["precision", "recall"]), st.floats())),
+        trained_to=draw(st.one_of(st.none(), moments)),
+    )
+
+
+@given(st.lists(states, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_kleene_laws(values: list[TriggerState], random: Any) -> None:
+    """any is the maximum and all the minimum of quiet < unknown < fired, in any order, and so De Morgan holds."""
+    by_rank = sorted(values, key=ORDER.__getitem__)
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    for needed in range(1, len(values) + 1):
+        assert kleene(needed, values) is by_rank[-needed]
+        assert kleene(needed, shuffled) is kleene(needed, values)
+        negated = [{FIRED: QUIET, QUIET: FIRED, UNKNOWN: UNKNOWN}[v] for v in values]
+        opposite = kleene(len(values) - needed + 1, negated)
+        assert {FIRED: QUIET, QUIET: FIRED, UNKNOWN: UNKNOWN}[opposite] is kleene(needed, values)
+
+
+@given(st.lists(states, min_size=1, max_size=5), st.data())
+def test_unknown_is_the_answer_exactly_if_it_matters(values: list[TriggerState], data: st.DataObject) -> None:
+    """Learning what was unknown never changes an answer that was known, and can change one that was not."""
+    needed = data.draw(st.integers(1, len(values)))
+    best = [FIRED if v is UNKNOWN else v for v in values]
+    worst = [QUIET if v is UNKNOWN else v for v in values]
+    outcomes = {kleene(needed, best), kleene(needed, worst)}
+    assert kleene(needed, values) is (outcomes.pop() if len(outcomes) == 1 else UNKNOWN)
+
+
+@given(st.lists(states, min_size=1, max_size=5), st.data())
+def test_kleene_is_monotonous(values: list[TriggerState], data: st.DataObject) -> None:
+    """Raising one input (quiet, unknown, fired) never lowers the answer, and asking for more never raises it."""
+    needed, index = data.draw(st.integers(1, len(values))), data.draw(st.integers(0, len(values) - 1))
+    raised = [
+        data.draw(states.filter(lambda s: ORDER[s] >= ORDER[v])) if i == index else v for i, v in enumerate(values)
+    ]
+    assert ORDER[kleene(needed, raised)] >= ORDER[kleene(needed, values)]
+    if needed < len(values):
+        assert ORDER[kleene(needed + 1, values)] <= ORDER[kleene(needed, values)]
+
+
+@given(st.data())
+def test_any_facts_are_looked_at(data: st.DataObject) -> None:
+    """No facts make evaluation raise; memory survives JSON; next_at is in the future; ids are unique."""
+    tree = data.draw(trees)
+    memory: Any = {}
+    for _ in range(3):
+        facts = data.draw(looks(tree))
+        result = evaluate(tree, replace(facts, memory=memory))
+        assert evaluate(tree, replace(facts, memory=memory)) == result
+        assert result.next_at is None or result.next_at > facts.now
+        assert len({leaf.id for leaf in result.leaves}) == len(result.leaves)
+        assert set(result.memory) <= {leaf.id for leaf in result.leaves}
+        assert result.sentence
+        memory = json.loads(json.dumps(result.memory, allow_nan=False))
+        assert memory == result.memory
+
+
+@given(st.data())
+def test_without_signals_only_time_fires(data: st.DataObject) -> None:
+    """A leaf that needs a signal never fires without one, whatever it remembers."""
+    tree = data.draw(trees)
+    first = evaluate(tree, data.draw(looks(tree)))
+    result = evaluate(tree, replace(data.draw(looks(tree)), signals={}, memory=first.memory))
+    for leaf in result.leaves:
+        if leaf.id.endswith(("performance", "drift", "volume")):
+            assert leaf.state is UNKNOWN
+            assert result.memory.get(leaf.id) == first.memory.get(leaf.id)
+
+
+@given(st.data(), st.timedeltas(timedelta(0), timedelta(days=400)))
+def test_waiting_never_unfires_time(data: st.DataObject, wait: timedelta) -> None:
+    """A schedule or staleness that has fired keeps firing until a cycle closes."""
+    tree = NODES.validate_python({"any": [{"schedule": "0 4 * * 1"}, {"staleness": "30d"}]})
+    facts = data.draw(looks(tree))
+    before, after = evaluate(tree, facts), evaluate(tree, replace(facts, now=facts.now + wait))
+    for early, late in zip(before.leaves, after.leaves, strict=True):
+        assert ORDER[late.state] >= ORDER[early.state]
+
+
+@given(st.data())
+def test_next_at_is_when_time_fires(data: st.DataObject) -> None:
+    """At `next_at` the time-based leaf that named it fires, and just before it none does that had not fired."""
+    tree = NODES.validate_python({"any": [{"schedule": "0 4 * * 1"}, {"staleness": "30d"}]})
+    facts = data.draw(looks(tree))
+    result = evaluate(tree, facts)
+    if result.next_at is None or result.state is FIRED:
+        return
+    assert evaluate(tree, replace(facts, now=result.next_at)).state is FIRED
+    just_before = max(result.next_at - timedelta(microseconds=1), facts.now)
+    assert evaluate(tree, replace(facts, now=just_before)).state is QUIET
+
+
+@given(st.data(), st.timedeltas(timedelta(minutes=2), timedelta(days=900)))
+def test_clock_going_back_never_fires(data: st.DataObject, back: timedelta) -> None:
+    """What did not fire before the clock went back by more than the allowed skew does not fire after it."""
+    tree = data.draw(trees)
+    facts = data.draw(looks(tree))
+    signals = {key: replace(signal, observed_at=facts.now) for key, signal in facts.signals.items()}
+    facts = replace(facts, signals=signals)
+    first = evaluate(tree, facts)
+    again = evaluate(tree, replace(facts, now=facts.now - back, memory=first.memory))
+    for before, after in zip(first.leaves, again.leaves, strict=True):
+        if before.state is not FIRED:
+            assert after.state is not FIRED

@@ -1,0 +1,268 @@
+"""Leaves of trigger trees: when each kind fires, is quiet, or is unknown."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from policies.schema import TriggerNode
+from policies.signals import Signal
+from policies.triggers import TriggerFacts, TriggerResult, TriggerState, evaluate, needs
+
+NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)  # a Monday
+H, D = timedelta(hours=1), timedelta(days=1)
+FIRED, QUIET, UNKNOWN = TriggerState.FIRED, TriggerState.QUIET, TriggerState.UNKNOWN
+PRECISION = "performance:precision:1d:100"
+
+
+def node(**leaf: Any) -> Any:
+    return NODES.validate_python(leaf)
+
+
+def facts(
+    value: float | Signal | None = None, *, key: str = PRECISION, now: datetime = NOW, **more: Any
+) -> TriggerFacts:
+    signals = {}
+    if isinstance(value, Signal):
+        signals = {key: value}
+    elif value is not None:
+        signals = {key: Signal.of(value, observed_at=now, rows=412, window_end=more.pop("window_end", None))}
+    return TriggerFacts(now=now, since=more.pop("since", NOW - 5 * D), signals=signals, **more)
+
+
+def run(leaf: Any, *looks: TriggerFacts) -> TriggerResult:
+    """Looks one after the other, each with what the one before remembered."""
+    memory: Any = {}
+    for look in looks:
+        changed = TriggerFacts(
+            now=look.now, since=look.since, signals=look.signals, baselines=look.baselines,
+            trained_to=look.trained_to, memory=memory, max_age=look.max_age,
+        )  # fmt: skip
+        result = evaluate(leaf, changed)
+        memory = result.memory
+    return result
+
+
+BELOW = node(performance={"metric": "precision", "below": 0.55})
+BELOW_2H = node(performance={"metric": "precision", "below": 0.55, "for": "2h"})
+DROP = node(performance={"metric": "precision", "drop": 0.05})
+ABOVE = node(performance={"metric": "log_loss", "above": 0.7})
+DRIFT_2 = node(drift={"share": 0.3, "for": 2})
+DRIFT_KEY = "drift:1d:100"
+
+
+@pytest.mark.parametrize(("value", "state"), [(0.512, FIRED), (0.55, QUIET), (0.6, QUIET), (None, UNKNOWN)])
+def test_below_fires_strictly_below(value: float | None, state: TriggerState) -> None:
+    """`below` fires below the limit, not at it, and a score not measured is unknown."""
+    assert evaluate(BELOW, facts(value)).state is state
+
+
+def test_sentence_carries_the_numbers() -> None:
+    """The sentence of a firing names the score, the limit, how long it held and how many rows it rests on."""
+    result = run(BELOW_2H, facts(0.512), facts(0.512, now=NOW + timedelta(hours=2, minutes=10)))
+    assert result.sentence == "precision 0.512 is below 0.55 since 2h10m (412 rows)"
+
+
+def test_above_is_for_errors() -> None:
+    """`above` fires above the limit."""
+    key = "performance:log_loss:1d:100"
+    assert evaluate(ABOVE, facts(0.71, key=key)).state is FIRED
+    assert evaluate(ABOVE, facts(0.7, key=key)).state is QUIET
+
+
+def test_drop_is_measured_from_the_score_at_promotion() -> None:
+    """`drop` compares with the baseline, and without a finite baseline it is unknown."""
+    assert evaluate(DROP, facts(0.5, baselines={"precision": 0.56})).state is FIRED
+    assert evaluate(DROP, facts(0.5, baselines={"precision": 0.54})).state is QUIET
+    assert evaluate(DROP, facts(0.6, baselines={"precision": 0.54})).state is QUIET
+    assert evaluate(DROP, facts(0.5)).state is UNKNOWN
+    assert evaluate(DROP, facts(0.5, baselines={"precision": math.nan})).state is UNKNOWN
+
+
+def test_drop_of_an_error_is_a_rise() -> None:
+    """For metrics where lower is better, a drop in quality is a rise of the number."""
+    leaf = node(performance={"metric": "mae", "drop": 2})
+    key = "performance:mae:1d:100"
+    assert evaluate(leaf, facts(12.5, key=key, baselines={"mae": 10})).state is FIRED
+    assert evaluate(leaf, facts(7.5, key=key, baselines={"mae": 10})).state is QUIET
+
+
+def test_for_needs_the_condition_to_hold() -> None:
+    """With `for: 2h` the condition must hold for two hours; until then it says when it would fire."""
+    result = run(BELOW_2H, facts(0.5))
+    assert (result.state, result.next_at) == (QUIET, NOW + 2 * H)
+    assert run(BELOW_2H, facts(0.5), facts(0.5, now=NOW + 2 * H)).state is FIRED
+
+
+def test_for_starts_again_after_a_good_look() -> None:
+    """One good look between two bad ones restarts the time."""
+    looks = facts(0.5), facts(0.6, now=NOW + H), facts(0.5, now=NOW + 2 * H)
+    assert run(BELOW_2H, *looks).state is QUIET
+    assert run(BELOW_2H, *looks, facts(0.5, now=NOW + 4 * H)).state is FIRED
+
+
+def test_unknown_pauses_for() -> None:
+    """An unknown look keeps the moment since when the condition holds, but cannot fire."""
+    looks = facts(0.5), facts(None, now=NOW + 3 * H)
+    assert run(BELOW_2H, *looks).state is UNKNOWN
+    assert run(BELOW_2H, *looks, facts(0.5, now=NOW + 4 * H)).state is FIRED
+
+
+def test_closing_a_cycle_restarts_for() -> None:
+    """What held before the last cycle closed says nothing about the new champion."""
+    result = run(BELOW_2H, facts(0.5), facts(0.5, now=NOW + 4 * H, since=NOW + 3 * H))
+    assert result.state is QUIET
+
+
+def test_editing_the_rule_restarts_for() -> None:
+    """Memory of another limit or window under the same id is not used."""
+    memory = run(BELOW_2H, facts(0.5)).memory
+    other = node(performance={"metric": "precision", "below": 0.56, "for": "2h"})
+    assert evaluate(other, facts(0.5, now=NOW + 3 * H, memory=memory)).state is QUIET
+    assert evaluate(BELOW_2H, facts(0.5, now=NOW + 3 * H, memory=memory)).state is FIRED
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"performance": None}, {"performance": {"since": 3}}, {"performance": "x"}, {"x": {}},
+        {"performance": {"rule": f"{PRECISION} below 0.55", "from": (NOW - 5 * D).isoformat(), "since": "nonsense"}},
+        {"performance": {"rule": f"{PRECISION} below 0.55", "from": (NOW - 5 * D).isoformat(), "since": "2020-01-01"}},
+    ],
+)  # fmt: skip
+def test_damaged_memory_is_forgotten(memory: Any) -> None:
+    """Memory of any other shape counts as none."""
+    assert evaluate(BELOW_2H, facts(0.5, memory=memory)).state is QUIET
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        Signal.unknown("only 12 rows of 100", observed_at=NOW),
+        Signal.of(math.nan, observed_at=NOW),
+        Signal(value=math.inf, observed_at=NOW),
+        Signal.of(0.1, observed_at=NOW - 2 * D),
+        Signal.of(0.1, observed_at=NOW + H),
+    ],
+)
+def test_unusable_signals_are_unknown(signal: Signal) -> None:
+    """Missing, not finite, stale and future values are unknown, and the sentence says why."""
+    result = evaluate(BELOW, facts(signal))
+    assert result.state is UNKNOWN
+    assert result.sentence.startswith("precision is unknown: ")
+
+
+def test_drift_counts_windows_that_do_not_overlap() -> None:
+    """The same window twice, or one that overlaps, is one window."""
+    first = facts(0.4, key=DRIFT_KEY, window_end=NOW)
+    again = facts(0.4, key=DRIFT_KEY, now=NOW + H, window_end=NOW)
+    overlapping = facts(0.4, key=DRIFT_KEY, now=NOW + 2 * H, window_end=NOW + 2 * H)
+    second = facts(0.4, key=DRIFT_KEY, now=NOW + D, window_end=NOW + D)
+    assert run(DRIFT_2, first, again, overlapping).state is QUIET
+    result = run(DRIFT_2, first, again, overlapping, second)
+    assert result.state is FIRED
+    assert result.sentence == "a share of 0.400 of the features drifted, 0.3 or more, (412 rows) in 2 windows running"
+    assert run(DRIFT_2, first, second, facts(0.4, key=DRIFT_KEY, now=NOW + D + H, window_end=NOW + D)).state is FIRED
+
+
+def test_drift_starts_again_after_a_window_without() -> None:
+    """Windows must follow one another."""
+    looks = [facts(v, key=DRIFT_KEY, now=NOW + i * D, window_end=NOW + i * D) for i, v in enumerate((0.4, 0.1, 0.4))]
+    assert run(DRIFT_2, *looks).state is QUIET
+
+
+def test_unknown_pauses_drift() -> None:
+    """A window that could not be measured neither resets nor advances the count."""
+    looks = (
+        facts(0.4, key=DRIFT_KEY, window_end=NOW),
+        facts(None, now=NOW + D),
+        facts(0.4, key=DRIFT_KEY, now=NOW + 2 * D, window_end=NOW + 2 * D),
+    )
+    assert run(DRIFT_2, *looks[:2]).state is UNKNOWN
+    assert run(DRIFT_2, *looks).state is FIRED
+
+
+def test_drift_fires_at_its_share() -> None:
+    """The share given is the least that fires, and `for: 1` remembers nothing."""
+    leaf = node(drift={"share": 0.5})
+    result = evaluate(leaf, facts(0.5, key=DRIFT_KEY))
+    assert (result.state, result.memory) == (FIRED, {})
+    assert evaluate(leaf, facts(0.49, key=DRIFT_KEY)).state is QUIET
+
+
+def test_volume_counts_new_labelled_rows() -> None:
+    """Volume fires at its number of rows."""
+    leaf = node(volume={"labelled_rows": 500})
+    assert evaluate(leaf, facts(500, key="volume")).state is FIRED
+    assert evaluate(leaf, facts(499, key="volume")).state is QUIET
+    assert evaluate(leaf, facts()).state is UNKNOWN
+
+
+def test_schedule_fires_if_due_since_the_last_cycle() -> None:
+    """A schedule fires if one of its moments lies in (since, now], once for all that were missed."""
+    leaf = node(schedule="0 4 * * 1")
+    due = datetime(2026, 11, 23, 4, tzinfo=UTC)
+    assert evaluate(leaf, facts(since=NOW - 5 * D)).state is FIRED
+    assert evaluate(leaf, facts(since=NOW - 500 * D)).state is FIRED
+    assert evaluate(leaf, facts(since=due)).state is QUIET
+    assert evaluate(leaf, facts(now=due, since=due - H)).state is FIRED
+    assert evaluate(leaf, facts(now=due - timedelta(microseconds=1), since=due - H)).state is QUIET
+    assert evaluate(leaf, facts(since=due)).next_at == due + 7 * D
+
+
+def test_staleness_counts_from_training_or_the_last_cycle() -> None:
+    """Staleness fires once both the newest training row and the last cycle are old enough."""
+    leaf = node(staleness="30d")
+    assert evaluate(leaf, facts(since=NOW - 31 * D, trained_to=NOW - 40 * D)).state is FIRED
+    assert evaluate(leaf, facts(since=NOW - 3 * D, trained_to=NOW - 40 * D)).state is QUIET
+    assert evaluate(leaf, facts(since=NOW - 31 * D, trained_to=NOW - 3 * D)).state is QUIET
+    assert evaluate(leaf, facts(since=NOW - 31 * D)).state is FIRED
+    assert evaluate(leaf, facts(since=NOW - 3 * D)).next_at == NOW + 27 * D
+
+
+def test_manual_and_unsupported_never_fire() -> None:
+    """A manual trigger is quiet; one that is not built yet is unknown."""
+    assert evaluate(node(manual=None), facts()).state is QUIET
+    assert evaluate(node(estimated_performance={"drop": 0.1}), facts()).state is UNKNOWN
+
+
+@pytest.mark.parametrize("back", [timedelta(seconds=5), H, 400 * D])
+def test_clock_going_back_fires_nothing(back: timedelta) -> None:
+    """After the clock went back, time-based triggers are quiet, counts start again and old measurements are unknown."""
+    tree = node(any=[{"schedule": "* * * * *"}, {"staleness": "1h"}, {"performance": BELOW_2H.performance.model_dump(by_alias=True)}])  # fmt: skip
+    before = facts(0.5, since=NOW)
+    after = facts(Signal.of(0.5, observed_at=NOW - back), now=NOW - back, since=NOW)
+    assert run(tree, before, after).state is not FIRED
+    late = facts(Signal.of(0.5, observed_at=NOW), now=NOW - back, since=NOW)
+    assert run(tree, before, late).state is not FIRED
+
+
+def test_ids_are_paths() -> None:
+    """Each leaf is known by its place and kind, which is also the key of its memory."""
+    tree = node(any=[{"performance": {"metric": "precision", "below": 0.5, "for": "1h"}}, {"all": [{"manual": None}, {"at_least": 1, "of": [{"drift": {"for": 2}}]}]}])  # fmt: skip
+    result = evaluate(tree, facts(0.4))
+    assert [leaf.id for leaf in result.leaves] == [
+        "any[0].performance",
+        "any[1].all[0].manual",
+        "any[1].all[1].of[0].drift",
+    ]
+    assert list(result.memory) == ["any[0].performance"]
+
+
+def test_needs_each_query_once() -> None:
+    """Equal queries are asked once, in the order of the policy; clocks need none."""
+    tree = node(any=[{"schedule": "0 4 * * 1"}, {"drift": {}}, {"performance": {"metric": "recall", "below": 0.5}}, {"performance": {"metric": "recall", "drop": 0.1}}, {"volume": {"labelled_rows": 5}}])  # fmt: skip
+    assert [query.key for query in needs(tree)] == [DRIFT_KEY, "performance:recall:1d:100", "volume"]
+
+
+def test_sentence_of_a_tree_names_what_decided() -> None:
+    """`any` says which fired, `at_least` says how many."""
+    tree = node(any=[{"performance": {"metric": "precision", "below": 0.5}}, {"manual": None}])
+    assert evaluate(tree, facts(0.4)).sentence == "precision 0.400 is below 0.5 (412 rows)"
+    two = node(at_least=2, of=[{"performance": {"metric": "precision", "below": 0.5}}, {"manual": None}])
+    assert evaluate(two, facts(0.4)).sentence == "1 of 2 triggers fire, 2 needed: fires only by hand"
