@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 MAX_BYTES = 20 * 1024**3
 """Default size of the cache, for who has no other wish."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_PRUNE_EVERY_S = 3600.0
 IN_USE_S = 86_400.0
 """Entries used within this time are never pruned: an open cycle may hold their paths."""
 
@@ -97,6 +98,14 @@ class StepCache:
                 return found
             _remove(path)  # damaged, which is why it was built again
         raise OSError(errno.EBUSY, "another process keeps writing a damaged entry", str(path))
+
+    def prune_hourly(self, max_bytes: int) -> None:
+        """`prune`, unless somebody did within the hour: looking at all entries costs time in a large cache."""
+        marker = self.root / ".pruned"
+        with suppress(OSError):
+            if not marker.exists() or time.time() - marker.stat().st_mtime > _PRUNE_EVERY_S:
+                marker.touch()
+                self.prune(max_bytes)
 
     def prune(self, max_bytes: int, *, in_use_s: float = IN_USE_S) -> int:
         """Delete the least recently used entries until the rest fits into `max_bytes`. Returns the bytes freed.

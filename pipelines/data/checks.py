@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from pipelines.data.labels import classes_of
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import Task
 from policies.schema import DataSpec, PredictionLogSource
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CLASSES_MAX = 1000
 _EPOCH_S_MAX = 10_000_000_000
@@ -123,6 +120,12 @@ def check_classes(classes: list[Any], where: str, task: Task) -> None:
         )
 
 
+def check_classes_of_rows(label: pd.Series, spec: DataSpec, task: Task, rows: str) -> None:
+    """Some of the rows only: still at least two classes. `rows` says which, for the message."""
+    if (classes := classes_of(label, task)) is not None:
+        check_classes(classes, f"data.label: column {spec.label!r}: {rows}", task)
+
+
 def _check_numbers(present: pd.Series, where: str) -> None:
     numbers = pd.to_numeric(present, errors="coerce")
     bad = present[numbers.isna()]
@@ -197,14 +200,13 @@ def infinite_notes(frame: pd.DataFrame, spec: DataSpec) -> list[str]:
     return notes
 
 
-def future_rows(time: pd.Series, now: datetime, spec: DataSpec) -> tuple[NDArray[np.bool_], list[str]]:
-    """(n,) which rows lie after `now`, and a note. Raises PermanentJobError if all do: then the clock must be wrong."""
-    future = np.asarray((time > pd.Timestamp(now)).to_numpy(dtype=bool))
-    count = int(future.sum())
-    if count == len(future):
+def future_rows(time: pd.Series, now: datetime, spec: DataSpec) -> tuple[int, list[str]]:
+    """How many rows lie after `now`, and a note. Raises PermanentJobError if all do: then the clock must be wrong."""
+    count = int((time > pd.Timestamp(now)).sum())
+    if count == len(time):
         raise PermanentJobError(
             f"data.time: column {spec.time!r}: all {count} rows lie after the present time {now.isoformat(timespec='seconds')}"
             f" (oldest {time.min().isoformat()}); has the clock gone back?"
         )
-    notes = [f"{count} rows lie after {now.isoformat(timespec='seconds')} and wait (newest {time.max().isoformat()})"]
-    return future, notes if count else []
+    note = f"{count:,} rows lie after {now.isoformat(timespec='seconds')} and wait (newest {time.max().isoformat()})"
+    return count, [note] if count else []

@@ -1,0 +1,321 @@
+"""The prepare job: from the policy's data source to two Parquet files, one to train on and one to judge with.
+
+Read → check → keep what has matured → split by time. The holdout is the newest part and the same for every training window, so that
+whatever the search tries is judged on rows that it has not seen and that are closest to what comes next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipelines import steps
+from pipelines.cache import MAX_BYTES, Entry, StepCache
+from pipelines.data import checks, features, kinds, labels, sources, sql
+from pipelines.data import maturity as maturing
+from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
+from policies.schema import DataSpec, ModelPolicy, SlicesGate, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LIBRARIES = ("pandas", "pyarrow", "numpy")
+_TABLE, _TRAIN, _HOLDOUT = "table.parquet", "train.parquet", "holdout.parquet"
+
+
+def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
+    """Job `pipelines.prepare:run`; inputs and output as ARCHITECTURE.md lists them.
+
+    Raises PermanentJobError for data that cannot be trained on, RetryableJobError if a source or the cache is away.
+    """
+    policy = parse_policy(inputs["policy"])
+    now = datetime.fromisoformat(inputs["now"])
+    home = Path(inputs["home"])
+    spec = policy.spec.model_copy(update={"data": sources.with_log_columns(policy.spec.data)})
+    cache = StepCache(home / "cache")
+    source = sources.open_source(
+        spec.data,
+        policy_dir=Path(inputs["policy_dir"]),
+        log_dir=home / "log" / inputs["model"],
+        now=now,
+        since=_log_since(spec, now),
+    )
+    context.report(text=f"reading {checks.source_name(spec.data)}")
+    table = _read(cache, source, spec)
+    context.report(text="selecting rows")
+    selection = select(pq_columns(table.path / _TABLE, _deciding_columns(spec.data)), spec, now)
+    prepared = _prepare(cache, table, selection, spec)
+    cache.prune_hourly(MAX_BYTES)
+    return _output(prepared, selection, table)
+
+
+def parse_policy(value: Mapping[str, Any]) -> ModelPolicy:
+    """The policy of a job's inputs. Raises PermanentJobError if it is not valid."""
+    try:
+        return ModelPolicy.model_validate(value)
+    except ValidationError as error:
+        raise PermanentJobError(f"policy: {error}") from error
+
+
+# ---------------------------------------------------------------- step: read
+def _read(cache: StepCache, source: sources.DataSource, spec: Spec) -> Entry:
+    """The source's rows, checked and in the order of time, as one Parquet file in the cache."""
+    fingerprint = source.fingerprint()
+    frame: pd.DataFrame | None = None
+    if fingerprint is None:
+        frame = source.read()
+        fingerprint = frame_fingerprint(frame)
+
+    def build(folder: Path) -> dict[str, Any]:
+        rows = source.read() if frame is None else frame
+        if frame is None and source.fingerprint() != fingerprint:
+            raise RetryableJobError(f"data.source: {checks.source_name(spec.data)} changed while it was read")
+        checked = checks.check_table(rows, spec.data, spec.task)
+        write_parquet(checked.frame.drop(columns=_unused(checked.frame, spec)), folder / _TABLE)
+        return {"notes": checked.notes, "rows": len(checked.frame), "fingerprint": fingerprint}
+
+    return steps.run_step(
+        cache,
+        "read",
+        build,
+        inputs=[fingerprint],
+        modules=[checks, sources, sql, labels],
+        distributions=_LIBRARIES,
+        # Without the source itself: its content is the fingerprint, and its URL may hold a password.
+        parameters={
+            "kind": spec.data.source.kind,
+            "data": spec.data.model_dump(mode="json", exclude={"source", "holdout", "min_rows"}),
+            "task": spec.task,
+            "slices": _slice_columns(spec),
+        },
+    )
+
+
+def frame_fingerprint(frame: pd.DataFrame) -> str:
+    """`sha256:…` of a table's column names, types and values."""
+    digest = hashlib.sha256(repr([(name, str(kind)) for name, kind in frame.dtypes.items()]).encode())
+    plain = frame.astype(dict.fromkeys(frame.select_dtypes(object), str))
+    digest.update(pd.util.hash_pandas_object(plain, index=False).to_numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _slice_columns(spec: Spec) -> list[str]:
+    return sorted({name for gate in spec.gates if isinstance(gate, SlicesGate) for name in gate.slices.by})
+
+
+def _unused(frame: pd.DataFrame, spec: Spec) -> list[str]:
+    """Columns that are neither features nor special; those that the gates slice by stay, features or not."""
+    data, sliced = spec.data, _slice_columns(spec)
+    if unknown := [name for name in sliced if name not in frame]:
+        raise PermanentJobError(
+            f"gates: slices.by names {unknown[0]!r} but {checks.source_name(data)} has no such column"
+        )
+    keep = {data.label, data.time, data.label_time, *sliced}
+    wanted = set(frame.columns if data.include is None else data.include) - set(data.exclude) - {data.id}
+    return [name for name in frame.columns if name not in keep | wanted]
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """The same bytes for the same frame. Raises PermanentJobError, naming the column, for values that no column type holds."""
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise PermanentJobError(
+            f"data: values of different types in one column: {'; '.join(map(str, error.args))}"
+        ) from error
+    pq.write_table(table, path, compression="zstd", compression_level=1)
+
+
+def pq_columns(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """A Parquet file that `write_parquet` wrote, or some of its columns."""
+    return pq.read_table(path, columns=columns).to_pandas(ignore_metadata=True)
+
+
+# ---------------------------------------------------------------- which rows
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which rows of a table of n rows are for what."""
+
+    train: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    immature: int
+    unlabelled: int
+    trained_to: datetime | None
+    holdout_from: datetime | None
+    notes: tuple[str, ...]
+
+    def digest(self) -> str:
+        return hashlib.sha256(np.packbits([self.train, self.holdout]).tobytes()).hexdigest()
+
+
+def _deciding_columns(data: DataSpec) -> list[str]:
+    return [name for name in (data.label, data.time, data.label_time) if name is not None]
+
+
+def select(table: pd.DataFrame, spec: Spec, now: datetime) -> Selection:
+    """Which rows of the checked table (its label and time columns suffice) to train on and to judge with at `now`.
+
+    Raises PermanentJobError if there are too few, or of one class only.
+    """
+    data = spec.data
+    label = table[data.label]
+    time = table[data.time] if data.time is not None else None
+    future, notes = checks.future_rows(time, now, data) if time is not None else (0, [])
+    found = maturing.maturity(
+        label,
+        now=now,
+        time=time,
+        label_time=table[data.label_time] if data.label_time is not None else None,
+        label_delay=data.label_delay,
+    )
+    train, holdout = split(time, found.counts, spec)
+    rows = int(train.sum())
+    if rows < data.min_rows:
+        raise PermanentJobError(
+            f"data.min_rows: training needs at least {data.min_rows} matured rows but there are {rows}"
+            f" ({int(holdout.sum())} more are kept for judging, {found.immature - future} wait for their labels, {found.unlabelled} have none)"
+        )
+    checks.check_classes_of_rows(label[train], data, spec.task, f"the {rows} matured training rows")
+    return Selection(
+        train=train,
+        holdout=holdout,
+        immature=found.immature - future,
+        unlabelled=found.unlabelled,
+        trained_to=_moment(time, train, newest=True),
+        holdout_from=_moment(time, holdout, newest=False),
+        notes=tuple(notes),
+    )
+
+
+def split(time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks (n,) of the rows to train on and of the holdout, among the rows that count. `time` is in ascending order.
+
+    With the largest training window W (or none) and the newest row at T, the holdout is the newest share of the rows of (T - W, T], or its
+    last time span; it starts at a time H, never in the middle of rows of one time. Training has the rows of [H - W, H).
+    """
+    windows: tuple[timedelta, ...] = spec.train.windows
+    holdout = spec.data.holdout
+    if time is None and (windows or isinstance(holdout, timedelta)):
+        raise PermanentJobError(
+            "data.time: train.window and a holdout in time need the column that holds the rows' time"
+        )
+    index = np.flatnonzero(counts)
+    ordinal = index if time is None else np.asarray(time.dt.as_unit("us").astype("int64"))[index]  # us since 1970
+    window_us = max(windows) // timedelta(microseconds=1) if windows else None
+    train = np.zeros(len(counts), dtype=bool)
+    kept = np.zeros(len(counts), dtype=bool)
+    if not len(index):
+        return train, kept
+    start = _holdout_start(ordinal, holdout, window_us)
+    kept[index[ordinal >= start]] = True
+    older = ordinal < start
+    if window_us is not None:
+        older &= ordinal >= start - window_us
+    train[index[older]] = True
+    return train, kept
+
+
+def _holdout_start(ordinal: NDArray[np.int64], holdout: float | timedelta, window_us: int | None) -> int:
+    newest = int(ordinal[-1])
+    if isinstance(holdout, timedelta):
+        inside = ordinal[ordinal > newest - holdout // timedelta(microseconds=1)]
+        return int(inside[0])
+    inside = ordinal if window_us is None else ordinal[ordinal > newest - window_us]
+    return int(inside[len(inside) - max(1, math.ceil(holdout * len(inside)))])
+
+
+def _moment(time: pd.Series | None, mask: NDArray[np.bool_], *, newest: bool) -> datetime | None:
+    if time is None or not mask.any():
+        return None
+    moments = time[mask]
+    found = moments.dt.as_unit("us").astype("int64").iloc[-1 if newest else 0]
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(found))
+
+
+def _log_since(spec: Spec, now: datetime) -> datetime | None:
+    """Oldest row of the prediction log that can matter: window, holdout and label delay together, twice the window to be safe."""
+    if not spec.train.windows:
+        return None
+    holdout = spec.data.holdout if isinstance(spec.data.holdout, timedelta) else timedelta(0)
+    return now - 2 * max(spec.train.windows) - holdout - (spec.data.label_delay or max(spec.train.windows))
+
+
+# ---------------------------------------------------------------- step: prepare
+def _prepare(cache: StepCache, table: Entry, selection: Selection, spec: Spec) -> Entry:
+    """The two Parquet files, with features, classes and fingerprint as the result."""
+    data = spec.data
+
+    def build(folder: Path) -> dict[str, Any]:
+        rows = pq_columns(table.path / _TABLE)
+        train = rows[selection.train]
+        found, notes = kinds.infer_features(train, data)
+        names = [feature.name for feature in found]
+        extra = [name for name in (data.label, data.time, *_slice_columns(spec)) if name and name not in names]
+        write_parquet(train[names + extra], folder / _TRAIN)
+        write_parquet(rows.loc[selection.holdout, names + extra], folder / _HOLDOUT)
+        contents = [(folder / name).read_bytes() for name in (_TRAIN, _HOLDOUT)]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
+        return {
+            "fingerprint": f"sha256:{digest.hexdigest()}",
+            "features": [feature.as_json() for feature in found],
+            "classes": labels.classes_of(train[data.label], spec.task),
+            "notes": notes,
+        }
+
+    return steps.run_step(
+        cache,
+        "prepare",
+        build,
+        inputs=[f"{table.path.parent.name}/{table.path.name}"],
+        modules=[_this_module(), kinds, features, labels],
+        distributions=_LIBRARIES,
+        parameters={
+            "rows": selection.digest(),
+            "data": data.model_dump(mode="json", exclude={"source", "holdout", "min_rows"}),
+            "task": spec.task,
+            "slices": _slice_columns(spec),
+        },
+    )
+
+
+def _this_module() -> Any:
+    import sys
+
+    return sys.modules[__name__]
+
+
+def _output(prepared: Entry, selection: Selection, table: Entry) -> dict[str, Any]:
+    train, holdout = int(selection.train.sum()), int(selection.holdout.sum())
+    notes = [*table.result["notes"], *selection.notes, *prepared.result["notes"]]
+    period = f", up to {selection.trained_to:%Y-%m-%d %H:%M}" if selection.trained_to else ""
+    sentence = (
+        f"{train:,} rows to train on{period}, {holdout:,} to judge with;"
+        f" {selection.immature:,} wait for their labels, {selection.unlabelled:,} have none"
+    )
+    return {
+        "fingerprint": prepared.result["fingerprint"],
+        "train": str(prepared.path / _TRAIN),
+        "holdout": str(prepared.path / _HOLDOUT),
+        "rows_train": train,
+        "rows_holdout": holdout,
+        "rows_immature": selection.immature,
+        "rows_unlabelled": selection.unlabelled,
+        "trained_to": selection.trained_to.isoformat() if selection.trained_to else None,
+        "holdout_from": selection.holdout_from.isoformat() if selection.holdout_from else None,
+        "features": prepared.result["features"],
+        "classes": prepared.result["classes"],
+        "cached": prepared.cached,
+        "notes": notes,
+        "sentence": "; ".join([sentence, *notes]),
+    }
