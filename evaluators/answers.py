@@ -32,11 +32,11 @@ class AnswersError(Exception):
     """The model gave no usable answers; the message is one sentence."""
 
 
-class ProcessFailed(AnswersError):
+class ProcessFailedError(AnswersError):
     """The process ended badly or not in time: nothing is known of the model's answers."""
 
 
-class WrongAnswers(AnswersError):
+class WrongAnswersError(AnswersError):
     """The process ended well, but what it wrote are no scores of this task."""
 
 
@@ -89,7 +89,7 @@ def ask(
 ) -> Answers:
     """Score every row of the Parquet file `rows` with `model`. Files are kept in `workdir` (made if need be).
 
-    Raises ProcessFailed, WrongAnswers.
+    Raises ProcessFailedError, WrongAnswersError.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     output = workdir / "scores.npz"
@@ -116,14 +116,14 @@ def _run(command: Sequence[str], environment: Mapping[str, str], workdir: Path, 
         try:
             code = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            raise ProcessFailed(f"no answers within {timeout_s:g} s{_last_line(stderr_path)}") from None
+            raise ProcessFailedError(f"no answers within {timeout_s:g} s{_last_line(stderr_path)}") from None
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise ProcessFailed(f"the scoring process {how}{_last_line(stderr_path)}")
+        raise ProcessFailedError(f"the scoring process {how}{_last_line(stderr_path)}")
 
 
 def _last_line(stderr: Path) -> str:
@@ -141,11 +141,11 @@ def _read(output: Path, shape: tuple[int, ...]) -> Answers:
             scores = np.asarray(arrays["scores"], dtype=np.float64)
             timed = np.asarray(arrays["latency_ms"], dtype=np.float64) if "latency_ms" in arrays else np.zeros(0)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise WrongAnswers(f"the scoring process wrote no readable scores: {error}") from error
+        raise WrongAnswersError(f"the scoring process wrote no readable scores: {error}") from error
     if scores.shape != shape:
-        raise WrongAnswers(f"scores must have shape {shape} but have {scores.shape}")
+        raise WrongAnswersError(f"scores must have shape {shape} but have {scores.shape}")
     if bad := int(np.count_nonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1))):
-        raise WrongAnswers(f"{bad:,} of {len(scores):,} rows were answered with NaN or infinity")
+        raise WrongAnswersError(f"{bad:,} of {len(scores):,} rows were answered with NaN or infinity")
     return Answers(scores=scores, latency_ms=timed)
 
 
@@ -153,7 +153,7 @@ def align(scores: Floats, own: Sequence[Any] | None, common: Sequence[Any] | Non
     """Scores over the classes `own` as scores over `common`, so that two models with different classes can be compared.
 
     A class that the model does not know has probability 0; one that `common` does not know is dropped. Binary scores are turned round if
-    the model calls the other class positive. Raises WrongAnswers if binary classes differ altogether.
+    the model calls the other class positive. Raises WrongAnswersError if binary classes differ altogether.
 
     >>> align(np.array([[0.2, 0.8]]), ["b", "a"], ["a", "b", "c"]).tolist()
     [[0.8, 0.2, 0.0]]
@@ -169,6 +169,6 @@ def align(scores: Floats, own: Sequence[Any] | None, common: Sequence[Any] | Non
             return scores
         if order == [1, 0]:
             return 1.0 - scores
-        raise WrongAnswers(f"it tells {list(own)!r} apart, but the labels are {list(common)!r}")
+        raise WrongAnswersError(f"it tells {list(own)!r} apart, but the labels are {list(common)!r}")
     columns = [np.zeros(len(scores)) if i is None else scores[:, i] for i in order]
     return np.stack(columns, axis=1)

@@ -396,12 +396,13 @@ def _undefined(name: str, metric: str, who: str, scored: Scored, answers: Floats
     return GateResult(
         gate=name,
         verdict=Verdict.INCONCLUSIVE,
-        sentence=f"{name}: {metric} is not defined for {who}: {_why_undefined(scored, answers)}; inconclusive",
+        sentence=f"{name}: {metric} is not defined for {who}: {why_undefined(scored, answers)}; inconclusive",
         numbers={"rows": scored.rows},
     )
 
 
-def _why_undefined(scored: Scored, answers: Floats) -> str:
+def why_undefined(scored: Scored, answers: Floats) -> str:
+    """Why a metric of `answers` (or of resampled rows of them) has no value, in words."""
     if scored.classes is None:
         return "the labels do not vary"
     if len(np.unique(scored.labels)) < 2:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.answers import Answers, AnswersError, Floats, ModelFolder, WrongAnswers, align, ask
+from evaluators.answers import Answers, AnswersError, Floats, ModelFolder, WrongAnswersError, align, ask
 from evaluators.gates import Challenge, GateResult, Scored, Verdict, all_scores, judge_gate, worst
 from evaluators.wording import count, number
 from pipelines.data.labels import encode_labels
@@ -66,7 +66,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     context.report(text=f"scoring {count(hold_out.rows, 'hold-out row')}")
     answered = _ask_both(inputs, spec, challenger, hold_out, context.workdir)
     if isinstance(answered.challenger, AnswersError):
-        verdict = Verdict.FAIL if isinstance(answered.challenger, WrongAnswers) else Verdict.ERROR
+        verdict = Verdict.FAIL if isinstance(answered.challenger, WrongAnswersError) else Verdict.ERROR
         return _only_smoke(verdict, f"the challenger does not work: {answered.challenger}", rows=len(hold_out.labels))
     context.report(text=f"asking {count(len(spec.gates), 'gate')}")
     challenge, latency_p95 = _challenge(spec, challenger, hold_out, answered, int(inputs.get("seed") or 0))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from evaluators.wording import count, number
 
 Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 State: TypeAlias = Literal["worse", "no_worse", "undecided"]
 
 LARGEST_BET = 0.75
@@ -134,21 +135,21 @@ def regression_losses(truth: Floats, predictions: Floats, scale: float) -> Float
 
 
 # ---------------------------------------------------------------- from two streams to one
-def block_differences(losses: Floats, from_challenger: NDArray[np.bool_]) -> Floats:
+def block_differences(losses: Floats, from_challenger: NDArray[np.bool_]) -> tuple[Floats, Ints]:
     """Differences d of two streams of outcomes that answered different requests, in one order of arrival.
 
     Outcomes are gathered until both sides have at least one; then d = mean(challenger's) - mean(champion's) and the next block begins.
     Blocks end by who answered, never by how well, so E[d] is the difference of the mean losses; with 5 % of the traffic each d sets one
     outcome of the challenger against about 19 of the champion of the same time. An unfinished block is left out, so that later arrivals
-    never change earlier differences.
+    never change earlier differences. Returns d (b,) and the index (b,) of the outcome that completed each block.
 
     >>> losses, challenger = np.array([0.0, 1.0, 1.0, 0.5, 0.0]), np.array([False, False, True, True, False])
-    >>> block_differences(losses, challenger).tolist()    # 1 - (0 + 1)/2, then .5 - 0
-    [0.5, 0.5]
+    >>> [each.tolist() for each in block_differences(losses, challenger)]    # 1 - (0 + 1)/2, then .5 - 0
+    [[0.5, 0.5], [2, 4]]
     """
     ends = _block_ends(from_challenger)
     if not len(ends):
-        return np.zeros(0)
+        return np.zeros(0), ends
     starts = np.concatenate([[0], ends[:-1] + 1])
     stop = int(ends[-1]) + 1
     losses, mine = losses[:stop], from_challenger[:stop]
@@ -157,10 +158,10 @@ def block_differences(losses: Floats, from_challenger: NDArray[np.bool_]) -> Flo
         total: Floats = np.add.reduceat(np.where(of, losses, 0.0), starts)
         return total / np.add.reduceat(of.astype(np.float64), starts)
 
-    return np.clip(means(mine) - means(~mine), -1.0, 1.0)
+    return np.clip(means(mine) - means(~mine), -1.0, 1.0), ends
 
 
-def _block_ends(from_challenger: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _block_ends(from_challenger: NDArray[np.bool_]) -> Ints:
     """Index of the last outcome of each whole block: the first one by the other side since the block began."""
     # Runs of one side: a block takes a run (or what is left of it) and the first outcome of the next run.
     run_starts = np.concatenate([[0], np.flatnonzero(np.diff(from_challenger.astype(np.int8))) + 1])
@@ -177,19 +178,13 @@ def sentence(evidence: Evidence, *, margin: float, alpha: float, loss: str, chal
     """The finding with its numbers, for people."""
     if not evidence.outcomes:
         return f"undecided: no labelled outcomes of both yet ({challenger}, {champion})"
-    words = {"worse": "worse", "no_worse": "no worse", "undecided": "undecided"}[evidence.state]
-    limit = 1 / alpha
+    words = evidence.state.replace("_", " ")
     return (
         f"{words}: {loss} of {challenger} against {champion}; mean difference {number(evidence.mean_difference)} over "
         f"{count(evidence.outcomes, 'comparison')}, margin {number(margin)}; evidence for worse {_odds(evidence.log_e_worse)}, "
-        f"for no worse {_odds(evidence.log_e_no_worse)}, of {limit:.4g} needed"
+        f"for no worse {_odds(evidence.log_e_no_worse)}, of {1 / alpha:.4g} needed"
     )
 
 
 def _odds(log_e: float) -> str:
     return f"{math.exp(log_e):.3g}" if log_e < math.log(1e6) else "over 1,000,000"
-
-
-def mean_or_none(losses: NDArray[Any]) -> float | None:
-    """The mean, or None without rows."""
-    return float(np.mean(losses)) if len(losses) else None

@@ -60,7 +60,7 @@ def test_unpaired_streams_of_equal_models_stay_within_alpha() -> None:
     false_alarms = 0
     for _ in range(SIMULATIONS):
         losses = np.square(rng.beta(2, 4, 1_500) - (rng.random(1_500) < 0.33))
-        d = block_differences(losses, rng.random(1_500) < 0.1)
+        d, _ = block_differences(losses, rng.random(1_500) < 0.1)
         false_alarms += log_wealth((1 + d) / 2, 0.5).max() >= math.log(1 / ALPHA)
     assert false_alarms / SIMULATIONS <= ALPHA
 
@@ -118,9 +118,9 @@ def test_blocks_are_means_of_what_arrived_and_stay(arrivals: list[tuple[float, b
         if sides[True] and sides[False]:
             expected.append(np.mean(sides[True]) - np.mean(sides[False]))
             sides = {True: [], False: []}
-    found = block_differences(losses, mine)
+    found, _ = block_differences(losses, mine)
     assert found == pytest.approx(expected)
-    more = block_differences(
+    more, _ = block_differences(
         np.concatenate([losses, np.ones(len(later))]), np.concatenate([mine, np.array(later, bool)])
     )
     assert more[: len(found)] == pytest.approx(found)

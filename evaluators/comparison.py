@@ -1,0 +1,198 @@
+"""Challenger against champion on live labelled rows, in the order in which the labels came in.
+
+Rows that both answered under the same id (shadow traffic) are compared pair by pair; rows of the one or the other (weights) in blocks, see
+`evaluators.sequential.block_differences`. Both kinds of outcomes form one sequence over the whole rollout, so that its level alpha holds
+for the rollout, not for each step of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluators.answers import Floats
+from evaluators.scene import Scene, known_labels
+from evaluators.sequential import (
+    block_differences,
+    classification_losses,
+    regression_losses,
+    sentence,
+    weigh,
+)
+from evaluators.wording import count, number
+from pipelines.data.prediction_log import read_labelled, score_array
+from policies.metrics import Task
+from policies.signals import Comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPREAD_QUANTILES = (0.005, 0.995)
+"""Between these lies the spread of the champion's training labels, which is the unit of a regression's error."""
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Which versions to compare, since when, how strictly."""
+
+    challenger: int
+    champion: int
+    since: datetime
+    until: datetime | None
+    """Predictions before this only; None: all."""
+    margin: float
+    alpha: float
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> Request:
+        """Raises KeyError, ValueError for another shape."""
+        until = item.get("until")
+        return cls(
+            challenger=int(item["challenger"]),
+            champion=int(item["champion"]),
+            since=datetime.fromisoformat(item["since"]),
+            until=None if until is None else datetime.fromisoformat(until),
+            margin=float(item["margin"]),
+            alpha=float(item["alpha"]),
+        )
+
+
+def compare_live(request: Request, scene: Scene) -> Comparison:
+    """The state of the comparison on all labels known at `scene.now`."""
+    frame = read_labelled(
+        scene.log_dir,
+        since=request.since,
+        until=request.until,
+        labels_until=scene.now + _INSTANT,
+        role=None,
+        versions=[request.challenger, request.champion],
+        features=False,
+        problems=scene.problems,
+    )
+    codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
+    frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
+    try:
+        frame = frame.assign(loss=_losses(frame, scene)).sort_values(["label_at", "id"], kind="stable")
+    except NoLossError as error:
+        return _undecided(scene, str(error))
+    answered = frame["version"] == request.challenger
+    paired = frame["id"].isin(frame.loc[answered, "id"]) & frame["id"].isin(frame.loc[~answered, "id"])
+    frame, paired = frame[paired | (frame["role"] == "live")], paired[paired | (frame["role"] == "live")]
+    differences = _in_order(_pairs(frame[paired], request), _blocks(frame[~paired], request))
+    return _comparison(request, scene, frame, differences)
+
+
+class NoLossError(Exception):
+    """Losses cannot be computed; the message says why."""
+
+
+def _losses(frame: pd.DataFrame, scene: Scene) -> Floats:
+    """In [0, 1], (n,); 1, the worst, for an answer that is not finite. Raises NoLossError."""
+    losses = np.ones(len(frame))
+    if not len(frame):
+        return losses
+    scale = _label_spread(scene) if scene.spec.task is Task.REGRESSION else 1.0
+    versions = frame["version"].to_numpy()
+    for version in np.unique(versions).tolist():
+        rows = np.flatnonzero(versions == version)
+        scores, codes = score_array(frame.iloc[rows]), frame["code"].to_numpy()[rows]
+        if scene.spec.task is Task.MULTICLASS and scores.shape[1:] != (len(scene.folder.classes or ()),):
+            raise NoLossError(
+                f"version {version} tells {scores.shape[-1]} classes apart, the champion {len(scene.folder.classes or ())}"
+            )
+        finite = np.isfinite(scores).reshape(len(rows), -1).all(axis=1)
+        if scene.spec.task is Task.REGRESSION:
+            losses[rows[finite]] = regression_losses(codes[finite], scores[finite], scale)
+        else:
+            losses[rows[finite]] = classification_losses(codes[finite], scores[finite])
+    return losses
+
+
+def _label_spread(scene: Scene) -> float:
+    """Of the labels in the champion's reference rows. Raises NoLossError if there is none."""
+    import pandas as pd
+
+    path = scene.folder.path / "reference.parquet"
+    label = scene.spec.data.label
+    try:
+        labels = pd.read_parquet(path, columns=[label])[label].to_numpy(dtype="float64")
+    except (OSError, ValueError, KeyError) as error:
+        raise NoLossError(f"the labels in the champion's reference rows {path} cannot be read: {error}") from error
+    labels = labels[np.isfinite(labels)]
+    low, high = np.quantile(labels, SPREAD_QUANTILES) if len(labels) else (0.0, 0.0)
+    if high <= low:
+        raise NoLossError(f"the labels in the champion's reference rows {path} do not vary, so errors have no unit")
+    return float(high - low)
+
+
+def _pairs(frame: pd.DataFrame, request: Request) -> pd.DataFrame:
+    """Difference a row that both answered: columns label_at, id, d."""
+    mine = frame[frame["version"] == request.challenger]
+    other = frame.loc[frame["version"] == request.champion, ["id", "loss"]]
+    both = mine.merge(other, on="id", suffixes=("", "_champion"))
+    return both.assign(d=both["loss"] - both["loss_champion"])[["label_at", "id", "d"]]
+
+
+def _blocks(frame: pd.DataFrame, request: Request) -> pd.DataFrame:
+    """Difference a block of rows that one of them answered, at the row that completed it: columns label_at, id, d."""
+    differences, ends = block_differences(
+        frame["loss"].to_numpy(), (frame["version"] == request.challenger).to_numpy()
+    )  # fmt: skip
+    return frame.iloc[ends][["label_at", "id"]].assign(d=differences)
+
+
+def _in_order(*kinds: pd.DataFrame) -> Floats:
+    import pandas as pd
+
+    filled = [kind for kind in kinds if len(kind)]
+    if not filled:
+        return np.zeros(0)
+    merged = pd.concat(filled).sort_values(["label_at", "id"], kind="stable")
+    return np.asarray(merged["d"].to_numpy(dtype="float64"))
+
+
+def _comparison(request: Request, scene: Scene, frame: pd.DataFrame, differences: Floats) -> Comparison:
+    evidence = weigh(differences, margin=request.margin, alpha=request.alpha)
+    answered = frame["version"] == request.challenger
+    mine, other = frame.loc[answered, "loss"].to_numpy(), frame.loc[~answered, "loss"].to_numpy()
+    return Comparison(
+        state=evidence.state,
+        challenger_rows=len(mine),
+        champion_rows=len(other),
+        challenger_score=float(mine.mean()) if len(mine) else None,
+        champion_score=float(other.mean()) if len(other) else None,
+        sentence=sentence(
+            evidence,
+            margin=request.margin,
+            alpha=request.alpha,
+            loss="scaled absolute error" if scene.spec.task is Task.REGRESSION else "Brier score",
+            challenger=_told(request.challenger, mine),
+            champion=_told(request.champion, other),
+        ),
+        observed_at=scene.now,
+    )
+
+
+def _told(version: int, losses: Floats) -> str:
+    return (
+        f"version {version} {number(float(losses.mean()))} ({count(len(losses))})"
+        if len(losses)
+        else f"version {version} (0 rows)"
+    )
+
+
+def _undecided(scene: Scene, reason: str) -> Comparison:
+    return Comparison(
+        state="undecided",
+        challenger_rows=0,
+        champion_rows=0,
+        challenger_score=None,
+        champion_score=None,
+        sentence=f"undecided: {reason}",
+        observed_at=scene.now,
+    )

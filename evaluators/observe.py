@@ -1,0 +1,89 @@
+"""The job that looks at one model: answers the queries of its triggers, and compares its challenger if one has traffic.
+
+Entry `evaluators.observe:run`; called every few seconds, so it reads only the part of the log that a query needs and imports Evidently
+only when a new drift window has ended. What cannot be measured is unknown, with the reason; a broken sensor is never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from evaluators.answers import AnswersError, ModelFolder
+from evaluators.comparison import Request, compare_live
+from evaluators.drift import drift
+from evaluators.live import performance, volume
+from evaluators.scene import Query, Scene
+from pipelines.jobs.port import JobContext
+from policies.schema import ModelPolicy
+from policies.signals import Comparison, Signal, SignalKind
+
+_DEFAULT_LAG_WINDOW = timedelta(days=1)
+
+
+def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
+    """Look once. The result is `{"signals": {key: signal}, "comparison": …|null, "evidence": {key: …}, "problems": […]}`.
+
+    `evidence` holds, for drift, which features moved and by what score; `problems` names files of the log that could not be read.
+    """
+    queries = [Query.from_json(item) for item in inputs["queries"]]
+    now = datetime.fromisoformat(inputs["now"])
+    champion = inputs.get("champion")
+    if champion is None:
+        return _blind(queries, now, "no version has been promoted yet")
+    try:
+        folder = ModelFolder.read(Path(champion["model_dir"]))
+    except AnswersError as error:
+        return _blind(queries, now, f"champion version {champion['number']}: {error}")
+    trained_to = champion.get("trained_to")
+    scene = Scene(
+        home=Path(inputs["home"]),
+        model=inputs["model"],
+        now=now,
+        spec=ModelPolicy.model_validate(inputs["policy"]).spec,
+        champion=int(champion["number"]),
+        folder=folder,
+        trained_to=None if trained_to is None else datetime.fromisoformat(trained_to),
+        lag_window=max((q.window for q in queries if q.window), default=_DEFAULT_LAG_WINDOW),
+    )
+    context.report(text=f"measuring {len(queries)} signals of version {scene.champion}")
+    measured = {query.key: _measure(query, scene) for query in queries}
+    asked = inputs.get("comparison")
+    comparison = None if asked is None else compare_live(Request.from_json(asked), scene)
+    return {
+        "signals": {key: _signal_json(signal) for key, (signal, _) in measured.items()},
+        "comparison": None if comparison is None else _comparison_json(comparison),
+        "evidence": {key: dict(evidence) for key, (_, evidence) in measured.items() if evidence},
+        "problems": sorted(set(scene.problems)),
+    }
+
+
+def _measure(query: Query, scene: Scene) -> tuple[Signal, Mapping[str, Any]]:
+    match query.kind:
+        case SignalKind.PERFORMANCE:
+            return performance(query, scene), {}
+        case SignalKind.DRIFT:
+            return drift(query, scene)
+        case SignalKind.VOLUME:
+            return volume(scene), {}
+
+
+def _blind(queries: Sequence[Query], now: datetime, reason: str) -> dict[str, Any]:
+    """Everything unknown."""
+    signals = {query.key: _signal_json(Signal.unknown(reason, observed_at=now)) for query in queries}
+    return {"signals": signals, "comparison": None, "evidence": {}, "problems": []}
+
+
+def _signal_json(signal: Signal) -> dict[str, Any]:
+    return {
+        **asdict(signal),
+        "observed_at": signal.observed_at.isoformat(),
+        "window_end": None if signal.window_end is None else signal.window_end.isoformat(),
+    }
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return {**asdict(comparison), "observed_at": comparison.observed_at.isoformat()}

@@ -1,0 +1,109 @@
+"""What every measurement of one look shares: the log, the moment, the champion, and how late labels come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.answers import ModelFolder
+from pipelines.data.labels import encode_labels
+from pipelines.data.prediction_log import read_labels, read_predictions
+from policies.metrics import Task
+from policies.schema import Spec
+from policies.signals import SignalKind
+
+LAG_QUANTILE = 0.99
+"""Share of labels that must have arrived before a row's window counts as matured, where the policy gives no delay."""
+_LAG_LOOKBACK = 5
+"""How many windows of predictions are searched for the rows of the labels that arrived in the last one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """What to measure: `policies.signals.SignalQuery` as it reaches the job."""
+
+    key: str
+    kind: SignalKind
+    metric: str | None
+    window: timedelta | None
+    min_rows: int
+
+    @classmethod
+    def from_json(cls, item: dict[str, Any]) -> Query:
+        """Raises KeyError, ValueError for a query of another shape."""
+        window_s = item.get("window_s")
+        return cls(
+            key=item["key"],
+            kind=SignalKind(item["kind"]),
+            metric=item.get("metric"),
+            window=None if window_s is None else timedelta(seconds=window_s),
+            min_rows=int(item.get("min_rows") or 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One look at one model."""
+
+    home: Path
+    model: str
+    now: datetime
+    spec: Spec
+    champion: int
+    folder: ModelFolder
+    """Of the champion."""
+    trained_to: datetime | None
+    """Time of the champion's newest training row."""
+    lag_window: timedelta
+    """Labels that arrived within this long before `now` tell how late labels come; unused if the policy says so."""
+    problems: list[str] = field(default_factory=list)
+    """Sentences on files of the log that could not be read."""
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home / "log" / self.model
+
+    @cached_property
+    def label_delay(self) -> timedelta | None:
+        """The policy's `data.label_delay`, else the observed lag that 99 % of labels keep; None if neither is known."""
+        if self.spec.data.label_delay is not None:
+            return self.spec.data.label_delay
+        return self._observed_lag()
+
+    def _observed_lag(self) -> timedelta | None:
+        """By arrival, not by prediction: of the newest predictions only the quick labels are in, of the newest labels all are."""
+        labels = read_labels(self.log_dir, since=self.now - self.lag_window, until=self.now, problems=self.problems)
+        asked = read_predictions(
+            self.log_dir,
+            since=self.now - _LAG_LOOKBACK * self.lag_window,
+            until=self.now,
+            role="live",
+            features=False,
+            problems=self.problems,
+        )
+        joined = labels[["id", "at"]].merge(asked[["id", "at"]], on="id", suffixes=("_label", "_asked"))
+        if joined.empty:
+            return None
+        lags = (joined["at_label"] - joined["at_asked"]).dt.total_seconds().to_numpy()
+        return timedelta(seconds=max(0.0, float(np.quantile(lags, LAG_QUANTILE))))
+
+
+def known_labels(
+    labels: Any, classes: Sequence[Any] | None, task: Task
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Labels of a pandas column as codes (or numbers), and which of them can be scored; both (n,).
+
+    In a multiclass task a label that is no class of the model counts, as -1: the model was wrong. In a binary task it has no meaning and
+    is left out, as is a missing one or one that is no finite number in a regression.
+    """
+    codes = encode_labels(labels, classes)
+    if task is Task.MULTICLASS:
+        codes = np.where(np.isnan(codes) & labels.notna().to_numpy(), -1.0, codes)
+    return codes, np.isfinite(codes)
