@@ -65,13 +65,14 @@ def check_direction(metric: str, key: str, *, higher_is_better: bool, use: str) 
 
 
 def one_key(value: Any, keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that a mapping (or a shape) has: what says which shape of a union is meant."""
-    if isinstance(value, Mapping):
-        return next((k for k in keys if k in value), None)
-    fields = getattr(type(value), "model_fields", {})
-    return next((k for k in keys if k in fields), None)
+    """Tag of the shape that is meant, by the first of `keys` that a mapping (or a shape) has.
+
+    Tags stand in angle brackets, so that nobody mistakes them for the keys of a file in the places of errors.
+    """
+    present = value if isinstance(value, Mapping) else getattr(type(value), "model_fields", {})
+    return next((f"<{key}>" for key in keys if key in present), None)
 
 
 def one_or_many(value: Any) -> str:
     """Tag of a value that may also be written as a list."""
-    return "many" if isinstance(value, list | tuple) else "one"
+    return "<many>" if isinstance(value, list | tuple) else "<one>"

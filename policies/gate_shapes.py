@@ -101,12 +101,12 @@ def _gate_tag(value: Any) -> str | None:
 
 
 Gate = Annotated[
-    Annotated[AtLeastGate, Tag("at_least")]
-    | Annotated[AtMostGate, Tag("at_most")]
-    | Annotated[NoWorseGate, Tag("no_worse_than_champion")]
-    | Annotated[SlicesGate, Tag("slices")]
-    | Annotated[LatencyGate, Tag("latency_ms_p95_max")]
-    | Annotated[SizeGate, Tag("size_mb_max")],
+    Annotated[AtLeastGate, Tag("<at_least>")]
+    | Annotated[AtMostGate, Tag("<at_most>")]
+    | Annotated[NoWorseGate, Tag("<no_worse_than_champion>")]
+    | Annotated[SlicesGate, Tag("<slices>")]
+    | Annotated[LatencyGate, Tag("<latency_ms_p95_max>")]
+    | Annotated[SizeGate, Tag("<size_mb_max>")],
     Discriminator(
         _gate_tag,
         custom_error_type="gate_unknown",

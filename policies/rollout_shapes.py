@@ -58,7 +58,11 @@ def _step(value: object) -> object:
     """`shadow: 10m`, `5%: 10m` and a bare `100%` as the owner writes them."""
     if isinstance(value, str):
         value = {value: "0s"}
-    if not isinstance(value, Mapping) or "hold" in value:
+    if isinstance(value, Step):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{STEP_RULE}, but got {value!r}")
+    if "hold" in value:
         return value
     if len(value) != 1:
         raise ValueError(f"{STEP_RULE}, but got {dict(value)!r}")

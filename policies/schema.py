@@ -31,7 +31,7 @@ from policies.fields import (
     metric_names,
     one_key,
     one_or_many,
-)  # fmt: skip
+)
 from policies.gate_shapes import (
     AtLeastGate,
     AtMostGate,
@@ -41,8 +41,9 @@ from policies.gate_shapes import (
     SizeGate,
     SliceRule,
     SlicesGate,
-)  # fmt: skip
+)
 from policies.metrics import Task
+from policies.problems import spell_path
 from policies.rollout_shapes import Rollout, RolloutStep, Step
 from policies.trigger_shapes import (
     AllOf,
@@ -63,9 +64,9 @@ from policies.trigger_shapes import (
     TriggerNode,
     Volume,
     VolumeTrigger,
-    leaves_with_ids,
+    leaves_with_paths,
     trigger_leaves,
-)  # fmt: skip
+)
 
 __all__ = [
     "NAME_PATTERN", "AllOf", "AnyOf", "AtLeast", "AtLeastGate", "AtMostGate", "Budget", "Confidence", "CsvSource",
@@ -151,8 +152,8 @@ class DataSpec(Shape):
     include: tuple[Text, ...] | None = None
     """The features; by default all columns but label, time, label_time, id and those excluded."""
     holdout: Annotated[
-        Annotated[Annotated[Number, Field(gt=0, lt=1)], Tag("share")] | Annotated[PositiveDuration, Tag("span")],
-        Discriminator(lambda v: "share" if isinstance(v, int | float) else "span"),
+        Annotated[Annotated[Number, Field(gt=0, lt=1)], Tag("<share>")] | Annotated[PositiveDuration, Tag("<span>")],
+        Discriminator(lambda v: "<share>" if isinstance(v, int | float) else "<span>"),
     ] = 0.2
     """The newest share of the rows, or time span, that is kept from training, for judging."""
     min_rows: PositiveInt = 200
@@ -181,7 +182,7 @@ class TrainSpec(Shape):
 
     component: (
         Annotated[
-            Annotated[Text, Tag("one")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("many")],
+            Annotated[Text, Tag("<one>")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("<many>")],
             Discriminator(one_or_many),
         ]
         | None
@@ -193,8 +194,8 @@ class TrainSpec(Shape):
     """Folder that holds the entrypoint's module."""
     window: (
         Annotated[
-            Annotated[PositiveDuration, Tag("one")]
-            | Annotated[tuple[PositiveDuration, ...], Field(min_length=1), Tag("many")],
+            Annotated[PositiveDuration, Tag("<one>")]
+            | Annotated[tuple[PositiveDuration, ...], Field(min_length=1), Tag("<many>")],
             Discriminator(one_or_many),
         ]
         | None
@@ -271,15 +272,15 @@ def _check_bounds(bounds: FloatRange | IntRange) -> None:
 
 def _space_tag(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "choices"
+        return "<choices>"
     bounds = [value.get("low"), value.get("high")] if isinstance(value, Mapping) else [value]
-    return "whole" if isinstance(value, IntRange) or all(type(b) is int for b in bounds) else "number"
+    return "<whole>" if isinstance(value, IntRange) or all(type(b) is int for b in bounds) else "<number>"
 
 
 SearchSpace = Annotated[
-    Annotated[IntRange, Tag("whole")]
-    | Annotated[FloatRange, Tag("number")]
-    | Annotated[tuple[Scalar, ...], Field(min_length=1), Tag("choices")],
+    Annotated[IntRange, Tag("<whole>")]
+    | Annotated[FloatRange, Tag("<number>")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=1), Tag("<choices>")],
     Discriminator(_space_tag),
 ]
 
@@ -360,7 +361,9 @@ class LogNotice(Shape):
 
 NOTICE_KEYS = ("slack", "webhook", "log")
 Notice = Annotated[
-    Annotated[SlackNotice, Tag("slack")] | Annotated[WebhookNotice, Tag("webhook")] | Annotated[LogNotice, Tag("log")],
+    Annotated[SlackNotice, Tag("<slack>")]
+    | Annotated[WebhookNotice, Tag("<webhook>")]
+    | Annotated[LogNotice, Tag("<log>")],
     Discriminator(
         lambda v: one_key(v, NOTICE_KEYS),
         custom_error_type="notice_unknown",
@@ -442,7 +445,8 @@ def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
                 found.append((f"gates[{i}].slices.metric", gate.slices.metric))
             case AtLeastGate() | AtMostGate() | NoWorseGate():
                 found.append((f"gates[{i}].metric", gate.metric))
-    for place, leaf in leaves_with_ids(spec.triggers):
+    for path, leaf in leaves_with_paths(spec.triggers):
+        place = spell_path(path)
         match leaf:
             case PerformanceTrigger():
                 found.append((f"triggers.{place}.metric", leaf.performance.metric))

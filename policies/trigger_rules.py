@@ -30,7 +30,7 @@ from policies.trigger_shapes import (
     TriggerNode,
     Volume,
     VolumeTrigger,
-)  # fmt: skip
+)
 
 CLOCK_SKEW = timedelta(minutes=1)
 """How far ahead of ours the clock of whoever measured may be; facts from further in the future are unknown."""

@@ -5,6 +5,7 @@ What they mean is in `policies.triggers`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from policies.cron import parse_cron
 from policies.durations import Duration, PositiveDuration, parse_duration
 from policies.fields import MetricName, Number, PositiveInt, Shape, Share, check_direction, one_key
+from policies.problems import Path
 
 _PositiveNumber = Annotated[Number, Field(gt=0)]
 
@@ -149,22 +151,30 @@ class EstimatedPerformanceTrigger(Shape):
     """Which score, and when it is bad."""
 
 
-def _short(key: str) -> Any:
+def _short(key: str, rule: str) -> BeforeValidator:
     """Reads a bare text as the mapping that it is short for."""
-    return BeforeValidator(lambda v: {key: v} if isinstance(v, str) else v)
+
+    def expand(value: object) -> object:
+        if isinstance(value, str):
+            return {key: value}
+        if not isinstance(value, Mapping | Shape):
+            raise ValueError(f"{rule}, but got {value!r}")
+        return value
+
+    return BeforeValidator(expand)
 
 
 class ScheduleTrigger(Shape):
     """Fires at set times."""
 
-    schedule: Annotated[Schedule, _short("cron")]
+    schedule: Annotated[Schedule, _short("cron", 'a schedule is a cron expression in quotes, such as "0 4 * * 1"')]
     """When: a cron expression, in UTC."""
 
 
 class StalenessTrigger(Shape):
     """Fires when the champion has grown old."""
 
-    staleness: Annotated[Staleness, _short("age")]
+    staleness: Annotated[Staleness, _short("age", "staleness is a duration, such as 30d")]
     """How old: a duration."""
 
 
@@ -180,7 +190,7 @@ class ManualTrigger(Shape):
 
     model_config = ConfigDict(json_schema_extra={"required": ["manual"]})
 
-    manual: Annotated[Manual, BeforeValidator(lambda v: {} if v is None or v is True else v)] = Manual()
+    manual: Annotated[Manual, BeforeValidator(lambda v: {} if v is None else v)] = Manual()
     """Nothing to say."""
 
 
@@ -196,16 +206,16 @@ def _trigger_tag(value: Any) -> str | None:
 
 
 TriggerNode = Annotated[
-    Annotated[AnyOf, Tag("any")]
-    | Annotated[AllOf, Tag("all")]
-    | Annotated[AtLeast, Tag("at_least")]
-    | Annotated[PerformanceTrigger, Tag("performance")]
-    | Annotated[DriftTrigger, Tag("drift")]
-    | Annotated[EstimatedPerformanceTrigger, Tag("estimated_performance")]
-    | Annotated[ScheduleTrigger, Tag("schedule")]
-    | Annotated[StalenessTrigger, Tag("staleness")]
-    | Annotated[VolumeTrigger, Tag("volume")]
-    | Annotated[ManualTrigger, Tag("manual")],
+    Annotated[AnyOf, Tag("<any>")]
+    | Annotated[AllOf, Tag("<all>")]
+    | Annotated[AtLeast, Tag("<at_least>")]
+    | Annotated[PerformanceTrigger, Tag("<performance>")]
+    | Annotated[DriftTrigger, Tag("<drift>")]
+    | Annotated[EstimatedPerformanceTrigger, Tag("<estimated_performance>")]
+    | Annotated[ScheduleTrigger, Tag("<schedule>")]
+    | Annotated[StalenessTrigger, Tag("<staleness>")]
+    | Annotated[VolumeTrigger, Tag("<volume>")]
+    | Annotated[ManualTrigger, Tag("<manual>")],
     Discriminator(
         _trigger_tag,
         custom_error_type="trigger_unknown",
@@ -218,32 +228,32 @@ for _model in (AllOf, AnyOf, AtLeast):
     _model.model_rebuild()
 
 
-def children(node: TriggerNode) -> tuple[tuple[str, TriggerNode], ...]:
-    """Of `any`, `all` and `at_least`: their triggers, each with its place, such as `any[0]`. Leaves have none."""
+def children(node: TriggerNode) -> tuple[tuple[Path, TriggerNode], ...]:
+    """Of `any`, `all` and `at_least`: their triggers, each with its place, such as `("any", 0)`. Leaves have none."""
     match node:
         case AnyOf():
-            return tuple((f"any[{i}]", child) for i, child in enumerate(node.any))
+            return tuple((("any", i), child) for i, child in enumerate(node.any))
         case AllOf():
-            return tuple((f"all[{i}]", child) for i, child in enumerate(node.all))
+            return tuple((("all", i), child) for i, child in enumerate(node.all))
         case AtLeast():
-            return tuple((f"of[{i}]", child) for i, child in enumerate(node.of))
+            return tuple((("of", i), child) for i, child in enumerate(node.of))
         case _:
             return ()
 
 
-def leaves_with_ids(node: TriggerNode, place: str = "") -> list[tuple[str, Any]]:
-    """All leaves of a trigger tree, in the order in which they are written, each with its id: `any[0].performance`."""
+def leaf_kind(leaf: TriggerNode) -> str:
+    """The key that the leaf is written with, such as `performance`."""
+    return next(iter(type(leaf).model_fields))
+
+
+def leaves_with_paths(node: TriggerNode, place: Path = ()) -> list[tuple[Path, Any]]:
+    """All leaves of a trigger tree, in the order in which they are written: `("any", 0, "performance")`."""
     below = children(node)
     if not below:
-        return [(f"{place}.{leaf_kind(node)}".lstrip("."), node)]
-    return [leaf for step, child in below for leaf in leaves_with_ids(child, f"{place}.{step}".lstrip("."))]
-
-
-def leaf_kind(node: TriggerNode) -> str:
-    """The key that the leaf is written with, such as `performance`."""
-    return next(iter(type(node).model_fields))
+        return [((*place, leaf_kind(node)), node)]
+    return [leaf for steps, child in below for leaf in leaves_with_paths(child, (*place, *steps))]
 
 
 def trigger_leaves(node: TriggerNode) -> list[Any]:
     """All leaves of a trigger tree, in the order in which they are written."""
-    return [leaf for _, leaf in leaves_with_ids(node)]
+    return [leaf for _, leaf in leaves_with_paths(node)]

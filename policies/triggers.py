@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from policies.problems import Path, spell_path
 from policies.signals import SignalQuery
 from policies.trigger_rules import CLOCK_SKEW, TriggerFacts, TriggerState, look_at, query_of
 from policies.trigger_shapes import AllOf, AnyOf, AtLeast, TriggerNode, children, leaf_kind, trigger_leaves
@@ -56,7 +57,7 @@ def needs(node: TriggerNode) -> tuple[SignalQuery, ...]:
 
 def evaluate(node: TriggerNode, facts: TriggerFacts) -> TriggerResult:
     """Look at a trigger once. Odd facts and odd memory never raise: what cannot be used is unknown or forgotten."""
-    branch = _evaluate(node, "", facts)
+    branch = _evaluate(node, (), facts)
     return TriggerResult(
         state=branch.state,
         sentence=branch.sentence,
@@ -87,10 +88,10 @@ class _Branch:
     memory: Mapping[str, Mapping[str, Any]]
 
 
-def _evaluate(node: TriggerNode, place: str, facts: TriggerFacts) -> _Branch:
-    below = [_evaluate(child, f"{place}.{step}".lstrip("."), facts) for step, child in children(node)]
+def _evaluate(node: TriggerNode, place: Path, facts: TriggerFacts) -> _Branch:
+    below = [_evaluate(child, (*place, *steps), facts) for steps, child in children(node)]
     if not below:
-        return _evaluate_leaf(node, f"{place}.{leaf_kind(node)}".lstrip("."), facts)
+        return _evaluate_leaf(node, spell_path((*place, leaf_kind(node))), facts)
     state = kleene(_needed(node), [branch.state for branch in below])
     return _Branch(
         state=state,

@@ -234,7 +234,7 @@ def test_manual_and_unsupported_never_fire() -> None:
 @pytest.mark.parametrize("back", [timedelta(seconds=5), H, 400 * D])
 def test_clock_going_back_fires_nothing(back: timedelta) -> None:
     """After the clock went back, time-based triggers are quiet, counts start again and old measurements are unknown."""
-    tree = node(any=[{"schedule": "* * * * *"}, {"staleness": "1h"}, {"performance": BELOW_2H.performance.model_dump(by_alias=True)}])  # fmt: skip
+    tree = node(any=[{"schedule": "* * * * *"}, {"staleness": "1h"}, BELOW_2H])
     before = facts(0.5, since=NOW)
     after = facts(Signal.of(0.5, observed_at=NOW - back), now=NOW - back, since=NOW)
     assert run(tree, before, after).state is not FIRED
@@ -244,7 +244,8 @@ def test_clock_going_back_fires_nothing(back: timedelta) -> None:
 
 def test_ids_are_paths() -> None:
     """Each leaf is known by its place and kind, which is also the key of its memory."""
-    tree = node(any=[{"performance": {"metric": "precision", "below": 0.5, "for": "1h"}}, {"all": [{"manual": None}, {"at_least": 1, "of": [{"drift": {"for": 2}}]}]}])  # fmt: skip
+    inner = {"all": [{"manual": None}, {"at_least": 1, "of": [{"drift": {"for": 2}}]}]}
+    tree = node(any=[BELOW_2H, inner])
     result = evaluate(tree, facts(0.4))
     assert [leaf.id for leaf in result.leaves] == [
         "any[0].performance",
@@ -256,7 +257,8 @@ def test_ids_are_paths() -> None:
 
 def test_needs_each_query_once() -> None:
     """Equal queries are asked once, in the order of the policy; clocks need none."""
-    tree = node(any=[{"schedule": "0 4 * * 1"}, {"drift": {}}, {"performance": {"metric": "recall", "below": 0.5}}, {"performance": {"metric": "recall", "drop": 0.1}}, {"volume": {"labelled_rows": 5}}])  # fmt: skip
+    recall = [{"performance": {"metric": "recall", **rule}} for rule in ({"below": 0.5}, {"drop": 0.1})]
+    tree = node(any=[{"schedule": "0 4 * * 1"}, {"drift": {}}, *recall, {"volume": {"labelled_rows": 5}}])
     assert [query.key for query in needs(tree)] == [DRIFT_KEY, "performance:recall:1d:100", "volume"]
 
 
