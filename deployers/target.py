@@ -77,16 +77,16 @@ class Target(Protocol):
     """Serves versions. Weights move only once every version with a weight above 0 is ready (invariant 8)."""
 
     def apply(self, plan: TrafficPlan) -> None:
-        """Take one bounded, non-blocking stride towards the plan; called again each tick until observed in force.
+        """Take one bounded, non-blocking stride towards the plan; called again each tick, also when it is in force.
 
         Starts missing versions; when all that carry weight are ready moves weights and shadow; then drains and stops what is not in
-        the plan. Raises StalePlanError, TargetError."""
+        the plan. What died is started again. Cheap when nothing is to be done. Raises StalePlanError, TargetError."""
 
     def observe(self, model: str) -> TargetStatus | None:
         """What is in force; None if the target knows nothing of the model. Raises TargetError."""
 
     def remove(self, model: str, epoch: int) -> None:
-        """Stop serving the model altogether."""
+        """Stop serving the model altogether. May be repeated. Raises StalePlanError if a newer controller leads, TargetError."""
 
 
 @dataclass
@@ -101,12 +101,18 @@ class FakeTarget:
     """Digest → reason why it cannot start."""
     errors: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Digest → (requests, errors) to report."""
+    removed: dict[str, int] = field(default_factory=dict)
+    """Model → epoch under which it was removed; older controllers may not bring it back."""
 
     def apply(self, plan: TrafficPlan) -> None:
         known = self.plans.get(plan.model)
         if known and (plan.epoch, plan.generation) < (known.epoch, known.generation):
             raise StalePlanError(
                 f"{plan.model}: plan {plan.epoch}/{plan.generation} is older than {known.epoch}/{known.generation}"
+            )
+        if plan.epoch < self.removed.get(plan.model, plan.epoch):
+            raise StalePlanError(
+                f"{plan.model}: was removed by a controller newer than epoch {plan.epoch}; older plans stay out"
             )
         self.plans[plan.model] = plan
         replicas = {v: self._replica(d) for v, d in plan.digests.items()}
@@ -142,3 +148,4 @@ class FakeTarget:
             raise StalePlanError(f"{model}: epoch {epoch} is older than {known.epoch}")
         self.plans.pop(model, None)
         self.in_force.pop(model, None)
+        self.removed[model] = max(epoch, self.removed.get(model, epoch))

@@ -1,0 +1,243 @@
+"""`LocalTarget`: the Target port on one machine. See the package's docstring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deployers.local.processes import locked, reap
+from deployers.local.record import InForce, ModelRecord, load_record, save_record
+from deployers.local.replica import Replica, ReplicaFolder, ReplicaSpec, image_problem
+from deployers.local.router import RouterProcess
+from deployers.local.routing import next_in_force, router_table
+from deployers.local.supervised import Life, Limits
+from deployers.target import ReplicaState, ReplicaStatus, TargetError, TargetStatus, TrafficPlan
+
+_LOCK_TIMEOUT_S = 5.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """The replicas that run as the plan wants, after this stride's look at each."""
+
+    replicas: Mapping[int, Sequence[tuple[Replica, Life]]]
+    """By version."""
+    full: frozenset[int]
+    """Versions of which all replicas are ready."""
+
+    @property
+    def ready(self) -> dict[int, list[str]]:
+        """Version → URLs of its ready replicas."""
+        return {v: [r.url(life) for r, life in pairs if r.is_ready(life)] for v, pairs in self.replicas.items()}
+
+
+class LocalTarget:
+    """Serves versions as processes on this machine, from images unpacked under `<home>/unpacked`.
+
+    `apply` is cheap when nothing is to be done and must be called each tick, also when the plan is in force: that is how the dead are
+    started again and the drained are ended. Replicas and router outlive this object and this process."""
+
+    def __init__(self, home: Path, *, port: int, host: str = "127.0.0.1", limits: Limits | None = None) -> None:
+        """`port`: where clients reach the router; 0 lets it choose, and keep what it chose until `stop_all`."""
+        self._home = home.absolute()
+        self._limits = limits or Limits()
+        self._router = RouterProcess(self._home, host, port, self._limits)
+
+    # ------------------------------------------------------------ the port
+    def apply(self, plan: TrafficPlan) -> None:
+        """See Target.apply."""
+        reap()
+        try:
+            with self._locked(plan.model):
+                record = load_record(self._record(plan.model))
+                accepted = record.accept(plan)
+                if accepted != record:
+                    save_record(self._record(plan.model), accepted)
+                self._stride(plan, accepted)
+        except OSError as error:
+            raise TargetError(f"{plan.model}: {error}; the next tick tries again") from error
+
+    def observe(self, model: str) -> TargetStatus | None:
+        """See Target.observe. While the router does not answer, nothing is in force: generation 0 and no weights."""
+        record = load_record(self._record(model))
+        if record.plan is None:
+            return None
+        try:
+            table = self._router.get(model)
+        except TargetError:
+            table = None
+        told = table is not None
+        table = table or {"weights": {}, "shadow": None, "stats": {}}
+        weights = {int(v): w for v, w in table["weights"].items()}
+        shadow = None if table["shadow"] is None else int(table["shadow"])
+        as_told = told and (weights, shadow) == (dict(record.in_force.weights), record.in_force.shadow)
+        return TargetStatus(
+            generation=record.in_force.generation if as_told else 0,
+            weights=weights,
+            shadow=shadow,
+            replicas=self._replica_statuses(record, table["stats"]),
+            address=self._router.address,
+        )
+
+    def remove(self, model: str, epoch: int) -> None:
+        """See Target.remove. Waits for the replicas to end, at most `grace_s` and a little; safe to repeat."""
+        try:
+            with self._locked(model):
+                record = load_record(self._record(model))
+                removed = record.remove(model, epoch)
+                if record.plan is not None:
+                    self._router.ensure()
+                    self._router.delete(model, epoch)
+                self._end_all(model)
+                save_record(self._record(model), removed)
+        except OSError as error:
+            raise TargetError(f"{model}: {error}; try again") from error
+
+    def stop_all(self) -> None:
+        """End the router and every replica, and wait for it. Plans are kept: the next `apply` starts everything again."""
+        deadline = self._deadline()
+        while not self._router.stop(idle=True) and time.monotonic() < deadline:
+            reap()
+            time.sleep(_POLL_S)
+        folder = self._home / "run" / "replicas"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            with self._locked(path.name):
+                self._end_all(path.name)
+        reap()
+
+    # ------------------------------------------------------------ one stride
+    def _stride(self, plan: TrafficPlan, record: ModelRecord) -> None:
+        """Start what is wanted, move traffic if it may move, drain what is left over. Without a router nothing moves."""
+        router = self._router.ensure()
+        folder = ReplicaFolder(self._home, plan.model, self._limits)
+        folder.sweep()
+        known = folder.known()
+        wanted = self._keep_wanted(plan, folder, known)
+        in_force = record.in_force
+        if router is not None:
+            in_force = next_in_force(plan, in_force, wanted.full, {v for v, urls in wanted.ready.items() if urls})
+        kept = {(r.spec.version, r.index) for pairs in wanted.replicas.values() for r, _ in pairs}
+        others = [r for r in known if (r.spec.version, r.index) not in kept]
+        settled = in_force.weights == plan.weights and wanted.full.issuperset(plan.weights)
+        carrying = [r for r in others if not settled and _carries(r, in_force)]
+        ready = self._keep_carrying(carrying, wanted.ready)
+        if router is not None:
+            self._tell(plan.model, record, in_force, router_table(plan, in_force, ready), router)
+        self._drain(plan.model, [r for r in others if r not in carrying], reachable=router is not None)
+
+    def _keep_wanted(self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica]) -> _Wanted:
+        """Look after every replica that the plan wants, and add those that are missing."""
+        now = time.monotonic()
+        replicas: dict[int, list[tuple[Replica, Life]]] = {}
+        for version, digest in plan.digests.items():
+            spec = ReplicaSpec(model=plan.model, version=version, digest=digest, workers=plan.workers)
+            usable = [r for r in known if r.spec == spec and not r.is_ending()][: plan.replicas]
+            taken = {r.index for r in known if r.spec.version == version}
+            while len(usable) < plan.replicas and not image_problem(self._home, digest):
+                usable.append(folder.add(spec, taken))
+                taken.add(usable[-1].index)
+            replicas[version] = [(r, self._keep(r, now)) for r in usable]
+        full = (v for v, pairs in replicas.items() if sum(r.is_ready(life) for r, life in pairs) == plan.replicas)
+        return _Wanted(replicas=replicas, full=frozenset(full))
+
+    def _keep_carrying(self, carrying: Sequence[Replica], ready: dict[int, list[str]]) -> dict[int, list[str]]:
+        """Look after replicas that no plan wants but that carry traffic until their successors are ready; `ready` with theirs."""
+        now = time.monotonic()
+        for replica in carrying:
+            life = self._keep(replica, now)
+            if replica.is_ready(life):
+                ready.setdefault(replica.spec.version, []).append(replica.url(life))
+        return ready
+
+    def _keep(self, replica: Replica, now: float) -> Life:
+        """One that runs is left alone even if its image's folder is gone; one that does not cannot be started from it."""
+        if image_problem(self._home, replica.spec.digest):
+            return replica.process.life()
+        return replica.process.keep(now)
+
+    def _tell(self, model: str, record: ModelRecord, in_force: InForce, table: Mapping[str, Any], router: str) -> None:
+        """Tell the router its table if that is news to this router process, and remember that it took it."""
+        if table == record.told and router == record.told_to and in_force == record.in_force:
+            return
+        self._router.put(model, table)
+        save_record(self._record(model), replace(record, in_force=in_force, told=table, told_to=router))
+
+    def _drain(self, model: str, going: Sequence[Replica], *, reachable: bool) -> None:
+        """Stride towards the end of replicas that get no new requests. Those in flight may finish, if the router can be asked."""
+        if not going:
+            return
+        in_flight: Mapping[str, int] | None = None
+        if reachable:
+            in_flight = (self._router.get(model) or {}).get("in_flight", {})
+        now = time.monotonic()
+        for replica in going:
+            url = replica.url(replica.process.life())
+            replica.process.stop(now, idle=in_flight is not None and not in_flight.get(url))
+
+    # ------------------------------------------------------------ looking
+    def _replica_statuses(self, record: ModelRecord, stats: Mapping[str, Any]) -> dict[int, ReplicaStatus]:
+        plan = record.plan
+        assert plan is not None
+        now = time.monotonic()
+        by_version: dict[int, list[Replica]] = {v: [] for v in plan.digests}
+        for replica in ReplicaFolder(self._home, plan.model, self._limits).known():
+            by_version.setdefault(replica.spec.version, []).append(replica)
+        statuses = {}
+        for version, replicas in sorted(by_version.items()):
+            digest = plan.digests.get(version) or record.in_force.digests.get(version)
+            state, reason = self._version_state(digest, plan.replicas, replicas, now)
+            counts = stats.get(str(version), {})
+            names = ("requests", "errors", "shadow_requests", "shadow_errors")
+            statuses[version] = ReplicaStatus(state=state, reason=reason, **{n: counts.get(n, 0) for n in names})
+        return statuses
+
+    def _version_state(
+        self, digest: str | None, wanted: int, replicas: Sequence[Replica], now: float
+    ) -> tuple[ReplicaState, str]:
+        """The state of a version as a whole: failed if any replica is, ready only if all are."""
+        if digest is None:
+            return ReplicaState.DRAINING, ""
+        states = [r.process.state(now) for r in replicas]
+        for state, reason in states:
+            if state is ReplicaState.FAILED:
+                return state, reason
+        ready = sum(state is ReplicaState.READY for state, _ in states)
+        if ready >= wanted:
+            return ReplicaState.READY, ""
+        if not ready and (problem := image_problem(self._home, digest)):
+            return ReplicaState.FAILED, problem
+        reasons = [reason for state, reason in states if state is ReplicaState.STARTING]
+        return ReplicaState.STARTING, f"{ready} of {wanted} replicas ready" + "".join(f"; {r}" for r in reasons[:1])
+
+    # ------------------------------------------------------------ the end
+    def _end_all(self, model: str) -> None:
+        """End all replicas of a model and wait. Raises TimeoutError naming what is left."""
+        folder = ReplicaFolder(self._home, model, self._limits)
+        deadline = self._deadline()
+        left = folder.known()
+        while left:
+            now = time.monotonic()
+            left = [r for r in left if not r.process.stop(now, idle=True)]
+            reap()
+            if left and now > deadline:
+                raise TimeoutError(f"{len(left)} replicas did not end, first {left[0].process.slot.folder}")
+            if left:
+                time.sleep(_POLL_S)
+        folder.clear()
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._limits.grace_s + 5.0
+
+    def _record(self, model: str) -> Path:
+        return self._home / "run" / "target" / f"{model}.json"
+
+    def _locked(self, model: str) -> Any:
+        return locked(self._home / "run" / "target" / f"{model}.lock", _LOCK_TIMEOUT_S)
+
+
+def _carries(replica: Replica, in_force: InForce) -> bool:
+    return in_force.digests.get(replica.spec.version) == replica.spec.digest and not replica.is_ending()

@@ -1,0 +1,352 @@
+"""What every Target promises, and what the local one promises beyond it: whatever dies comes back, and no request fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from os import kill
+from pathlib import Path
+
+import pytest
+from target_rigs import LIMITS, FakeRig, Hammer, LocalRig, Rig, digest_of, free_port, is_alive, plan, settle, wait_until
+
+from deployers.target import ReplicaState, StalePlanError
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalRig]:
+    rig = LocalRig(tmp_path / "home", free_port())
+    try:
+        yield rig
+    finally:
+        rig.target.stop_all()
+
+
+@pytest.fixture(params=["fake", "local"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    if request.param == "fake":
+        return FakeRig()
+    found: LocalRig = request.getfixturevalue("local")
+    return found
+
+
+# ---------------------------------------------------------------- every target
+def test_unknown_model_is_none(rig: Rig) -> None:
+    """Of a model that no plan named, a target says None."""
+    assert rig.target.observe("flights") is None
+
+
+def test_way_of_a_version_from_start_to_retirement(rig: Rig) -> None:
+    """Shadow, canary, promotion and retirement come into force one after the other, and what is retired is gone."""
+    first, second = rig.image("first"), rig.image("second")
+    status = settle(rig, plan(1, {1: 100}, {1: first}))
+    assert (status.weights, status.shadow, status.replicas[1].state) == ({1: 100}, None, ReplicaState.READY)
+    assert status.address
+    both = {1: first, 2: second}
+    status = settle(rig, plan(2, {1: 100}, both, shadow=2))
+    assert (status.weights, status.shadow) == ({1: 100}, 2)
+    status = settle(rig, plan(3, {1: 95, 2: 5}, both))
+    assert (status.weights, status.shadow) == ({1: 95, 2: 5}, None)
+    assert {v: r.state for v, r in status.replicas.items()} == dict.fromkeys((1, 2), ReplicaState.READY)
+    settle(rig, plan(4, {2: 100}, both))
+    status = settle(rig, plan(5, {2: 100}, {2: second}), lambda s: set(s.replicas) == {2}, what="retired")
+    assert (status.generation, status.weights) == (5, {2: 100})
+
+
+def test_rollback_takes_one_move(rig: Rig) -> None:
+    """A version that still runs has the traffic back after a single apply."""
+    images = {1: rig.image("first"), 2: rig.image("second")}
+    settle(rig, plan(1, {1: 75, 2: 25}, images))
+    rig.target.apply(plan(2, {1: 100}, {1: images[1]}))
+    status = rig.target.observe("flights")
+    assert status is not None
+    assert (status.generation, status.weights) == (2, {1: 100})
+
+
+@pytest.mark.parametrize("weights", [{1: 95, 2: 5}, {2: 100}])
+def test_unready_challenger_leaves_the_champion_alone(rig: Rig, weights: dict[int, float]) -> None:
+    """Traffic stays as it is while a version that should carry some is not ready, and moves when it is (invariant 8)."""
+    first, second = rig.image("first"), rig.image("second", mode="unready")
+    settle(rig, plan(1, {1: 100}, {1: first}))
+    wanted = plan(2, weights, {v: {1: first, 2: second}[v] for v in weights})
+    status = settle(rig, wanted, lambda s: 2 in s.replicas, what="starting")
+    assert (status.generation, status.weights) == (1, {1: 100})
+    assert status.replicas[2].state is ReplicaState.STARTING
+    assert status.replicas[1].state is ReplicaState.READY
+    rig.heal("second")
+    assert settle(rig, wanted).weights == weights
+
+
+def test_broken_challenger_fails_with_its_reason(rig: Rig) -> None:
+    """A version that cannot start is failed, says why, and leaves the champion alone."""
+    first, second = rig.image("first"), rig.image("second", mode="broken", message="estimator.skops: truncated")
+    settle(rig, plan(1, {1: 100}, {1: first}))
+    wanted = plan(2, {1: 100}, {1: first, 2: second}, shadow=2)
+    status = settle(
+        rig, wanted, lambda s: 2 in s.replicas and s.replicas[2].state is ReplicaState.FAILED, what="failed"
+    )
+    assert "estimator.skops: truncated" in status.replicas[2].reason
+    assert (status.generation, status.weights, status.shadow) == (1, {1: 100}, None)
+    rig.heal("second")
+    assert settle(rig, wanted).shadow == 2
+
+
+def test_older_plan_is_refused(rig: Rig) -> None:
+    """A plan of an older generation or epoch raises and changes nothing, whatever it says (invariant 6)."""
+    images = {1: rig.image("first"), 2: rig.image("second")}
+    settle(rig, plan(4, {1: 100}, images, epoch=2))
+    for older in (plan(3, {2: 100}, images, epoch=2), plan(9, {2: 100}, images, epoch=1)):
+        with pytest.raises(StalePlanError, match="older"):
+            rig.target.apply(older)
+    status = rig.target.observe("flights")
+    assert status is not None
+    assert (status.generation, status.weights) == (4, {1: 100})
+
+
+def test_plan_of_a_new_leader_goes_on(rig: Rig) -> None:
+    """The same plan under a newer epoch is taken and changes no traffic."""
+    images = {1: rig.image("first")}
+    before = settle(rig, plan(4, {1: 100}, images))
+    after = settle(rig, plan(4, {1: 100}, images, epoch=2))
+    assert after == before
+
+
+def test_removed_model_is_unknown_and_older_leaders_cannot_bring_it_back(rig: Rig) -> None:
+    """Removal forgets the model, is refused to an older leader, may be repeated, and a new plan starts afresh."""
+    images = {1: rig.image("first")}
+    settle(rig, plan(3, {1: 100}, images, epoch=2))
+    with pytest.raises(StalePlanError):
+        rig.target.remove("flights", 1)
+    assert rig.target.observe("flights") is not None
+    rig.target.remove("flights", 2)
+    rig.target.remove("flights", 2)
+    assert rig.target.observe("flights") is None
+    with pytest.raises(StalePlanError):
+        rig.target.apply(plan(9, {1: 100}, images, epoch=1))
+    assert settle(rig, plan(1, {1: 100}, images, epoch=2)).generation == 1
+
+
+def test_restarted_daemon_finds_everything_as_it_was(rig: Rig) -> None:
+    """A new target object observes the same before it has applied anything."""
+    before = settle(rig, plan(1, {1: 100}, {1: rig.image("first")}))
+    rig.restart()
+    assert rig.target.observe("flights") == before
+
+
+# ---------------------------------------------------------------- the local one
+def test_missing_image_fails_naming_the_digest(local: LocalRig) -> None:
+    """A version whose image is not unpacked is failed, with the digest and the folder, and recovers when it appears."""
+    wanted = plan(1, {1: 100}, {1: digest_of("first")})
+    status = settle(local, wanted, lambda s: s.replicas[1].state is ReplicaState.FAILED, what="failed")
+    assert digest_of("first") in status.replicas[1].reason
+    assert str(local.home / "unpacked") in status.replicas[1].reason
+    local.image("first")
+    settle(local, wanted)
+
+
+def test_no_request_fails_while_versions_change_and_replicas_die(local: LocalRig) -> None:
+    """From canary to promotion, retirement and rollback, with replicas killed in between, a client sees only answers."""
+    images = {n: local.image(f"image {n}") for n in (1, 2, 3)}
+    one_two = {1: images[1], 2: images[2]}
+    settle(local, plan(1, {1: 100}, {1: images[1]}, replicas=2))
+    with Hammer(local) as hammer:
+        hammer.wait_for(20)
+        settle(local, plan(2, {1: 100}, one_two, shadow=2, replicas=2))
+        hammer.wait_for(20)
+        settle(local, plan(3, {1: 50, 2: 50}, one_two, replicas=2))
+        hammer.wait_for(20)
+        kill(local.process("v1-0"), signal.SIGKILL)
+        kill(local.process("v2-1"), signal.SIGKILL)
+        hammer.wait_for(20)
+        settle(local, plan(4, {2: 100}, one_two, replicas=2))
+        local.restart()
+        settle(local, plan(5, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="retired")
+        hammer.wait_for(20)
+        settle(local, plan(6, {2: 75, 3: 25}, {2: images[2], 3: images[3]}, replicas=2))
+        hammer.wait_for(20)
+        local.target.apply(plan(7, {2: 100}, {2: images[2]}, replicas=2))
+        settle(local, plan(7, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="gone")
+        hammer.wait_for(20)
+    assert hammer.failures == []
+    assert set(hammer.versions) == {"1", "2", "3"}
+    assert hammer.versions[-1] == "2"
+
+
+def test_killed_replica_comes_back(local: LocalRig) -> None:
+    """A replica that was killed is started again and gets requests again."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")})
+    settle(local, wanted)
+    pid = local.process("v1-0")
+    kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the kill")
+    status = local.target.observe("flights")
+    assert status is not None
+    assert status.replicas[1].state is ReplicaState.STARTING
+    settle(local, wanted, lambda s: s.replicas[1].state is ReplicaState.READY, what="ready again")
+    assert local.process("v1-0") != pid
+    assert local.predict()[2]["pid"] == local.process("v1-0")
+
+
+def test_killed_router_comes_back_with_the_same_table(local: LocalRig) -> None:
+    """While the router is dead nothing is in force; then it listens on the same port with the same traffic."""
+    images = {1: local.image("first"), 2: local.image("second")}
+    wanted = plan(1, {1: 95, 2: 5}, images)
+    before = settle(local, wanted)
+    pid = local.process("router")
+    kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the kill")
+    status = local.target.observe("flights")
+    assert status is not None
+    assert (status.generation, status.weights) == (0, {})
+    after = settle(local, wanted)
+    assert (after.weights, after.address) == (before.weights, before.address)
+    assert local.process("router") != pid
+    assert local.predict()[0] == 200
+
+
+def test_damaged_files_are_set_aside_and_nothing_restarts(local: LocalRig) -> None:
+    """With its own record and the router's table damaged, the target finds the replicas and the traffic of the plan again."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")})
+    settle(local, wanted)
+    replica, router = local.process("v1-0"), local.process("router")
+    (local.home / "run" / "target" / "flights.json").write_text('{"format": 1, "plan": {')
+    (local.home / "run" / "router.json").write_text("not JSON")
+    kill(router, signal.SIGKILL)
+    local.restart()
+    settle(local, wanted)
+    assert local.process("v1-0") == replica
+    assert len(list(local.home.rglob("*.corrupt-*"))) == 2
+    assert local.predict()[0] == 200
+
+
+def test_new_daemon_adopts_what_runs(local: LocalRig) -> None:
+    """After a restart of the daemon the same processes go on."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")}, replicas=2)
+    settle(local, wanted)
+    before = [local.process(slot) for slot in ("router", "v1-0", "v1-1")]
+    local.restart()
+    for _ in range(3):
+        settle(local, plan(1, {1: 100}, wanted.digests, replicas=2, epoch=2))
+    assert [local.process(slot) for slot in ("router", "v1-0", "v1-1")] == before
+    assert all(map(is_alive, before))
+
+
+def test_two_daemons_at_once_start_nothing_twice(local: LocalRig) -> None:
+    """Two target objects that apply the same plan at the same time end with one process a slot."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")}, replicas=2)
+    other = LocalRig(local.home, local.port)
+    threads = [threading.Thread(target=settle, args=(rig, wanted)) for rig in (local, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    running = [
+        path for path in Path("/proc").glob("[0-9]*/cmdline")
+        if str(local.home).encode() in (content := _read(path)) and b"serving." in content
+    ]  # fmt: skip
+    assert len(running) == 3
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_requests_in_flight_finish_before_their_replica_ends(local: LocalRig) -> None:
+    """A slow answer of a version that is being retired still arrives, and only then the replica ends."""
+    slow, quick = local.image("slow", delay_s=1.0), local.image("quick")
+    settle(local, plan(1, {1: 100}, {1: slow}))
+    pid = local.process("v1-0")
+    settle(local, plan(2, {1: 100}, {1: slow, 2: quick}, shadow=2))
+    answers: list[tuple[int, int]] = []
+
+    def ask() -> None:
+        status, _, body = local.predict()
+        answers.append((status, body["version"]))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    wait_until(lambda: _in_flight(local) == 1, "the request in flight")
+    settle(local, plan(3, {2: 100}, {2: quick}))
+    assert is_alive(pid)
+    settle(local, plan(3, {2: 100}, {2: quick}), lambda s: set(s.replicas) == {2}, what="retired")
+    client.join()
+    assert answers == [(200, 1)]
+    assert not is_alive(pid)
+
+
+def _in_flight(local: LocalRig) -> int:
+    table = local.target._router.get("flights")
+    assert table is not None
+    return sum(table["in_flight"].values())
+
+
+def test_shadow_gets_copies_and_clients_never_see_it(local: LocalRig) -> None:
+    """A shadow that always fails is counted, and every client is answered by the champion."""
+    images = {1: local.image("first"), 2: local.image("second", status=500)}
+    wanted = plan(1, {1: 100}, images, shadow=2)
+    settle(local, wanted)
+    answers = [local.predict() for _ in range(10)]
+    assert {(status, headers["x-ratchet-version"]) for status, headers, _ in answers} == {(200, "1")}
+    status = settle(local, wanted, lambda s: s.replicas[2].shadow_requests == 10, what="mirrored")
+    assert (status.replicas[2].shadow_errors, status.replicas[2].requests) == (10, 0)
+    assert (status.replicas[1].requests, status.replicas[1].errors) == (10, 0)
+
+
+def test_failing_challenger_is_counted_and_the_champion_answers(local: LocalRig) -> None:
+    """Requests that a challenger answers with 5xx reach the client from the champion, and are on its record."""
+    images = {1: local.image("first"), 2: local.image("second", status=500)}
+    settle(local, plan(1, {1: 50, 2: 50}, images))
+    answers = [local.predict(x_ratchet_key=str(i)) for i in range(40)]
+    assert {(status, headers["x-ratchet-version"]) for status, headers, _ in answers} == {(200, "1")}
+    status = local.target.observe("flights")
+    assert status is not None
+    assert status.replicas[2].errors == status.replicas[2].requests > 5
+    assert status.replicas[1].errors == 0
+
+
+def test_fewer_replicas_and_more_workers_change_without_a_failed_request(local: LocalRig) -> None:
+    """Replicas that a plan no longer wants end only after those that it wants are ready."""
+    digests = {1: local.image("first")}
+    settle(local, plan(1, {1: 100}, digests, replicas=2))
+    before = {local.process(slot) for slot in ("v1-0", "v1-1")}
+    with Hammer(local) as hammer:
+        hammer.wait_for(5)
+        settle(local, plan(2, {1: 100}, digests, workers=2), lambda s: not any(map(is_alive, before)), what="replaced")
+        hammer.wait_for(5)
+    assert hammer.failures == []
+
+
+def test_stopping_everything_leaves_no_process(local: LocalRig) -> None:
+    """After stop_all nothing of ours runs, and the next apply starts everything again."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")})
+    settle(local, wanted)
+    pids = [local.process(slot) for slot in ("router", "v1-0")]
+    local.target.stop_all()
+    assert not any(map(is_alive, pids))
+    settle(local, wanted)
+    assert local.predict()[0] == 200
+
+
+def test_replica_that_ignores_sigterm_is_killed(local: LocalRig) -> None:
+    """A stopped process that cannot react to SIGTERM does not hold up the end for longer than the grace."""
+    images = {1: local.image("first"), 2: local.image("second")}
+    settle(local, plan(1, {1: 100}, images))
+    pid = local.process("v2-0")
+    kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    settle(local, plan(2, {1: 100}, {1: images[1]}), lambda s: set(s.replicas) == {1}, what="gone")
+    assert not is_alive(pid)
+    assert time.monotonic() - started > LIMITS.grace_s
+
+
+def test_address_and_own_port_are_known(local: LocalRig) -> None:
+    """The address in the status is the router's, and replicas hear the clock file by its absolute path."""
+    status = settle(local, plan(1, {1: 100}, {1: local.image("first")}))
+    assert status.address == f"http://127.0.0.1:{local.port}"
+    assert json.loads((local.home / "run" / "router" / "announce.json").read_text())["port"] == local.port
