@@ -26,6 +26,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 PROJECT = Path(__file__).resolve().parents[1]
 """Where the installed project's own `serving` package lies."""
+_MODEL_AT_FAULT = 2
+"""Exit status of `serving.predict` when the model folder, or its answer to these rows, is at fault."""
 
 
 class AnswersError(Exception):
@@ -37,7 +39,7 @@ class ProcessFailedError(AnswersError):
 
 
 class WrongAnswersError(AnswersError):
-    """The process ended well, but what it wrote are no scores of this task."""
+    """The model itself is at fault: it cannot be loaded, fails on these rows, or gives what are no scores of this task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +123,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str], workdir: Path, 
             if process.poll() is None:
                 process.kill()
                 process.wait()
+    if code == _MODEL_AT_FAULT:
+        raise WrongAnswersError(f"serving refused it{_last_line(stderr_path)}")
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise ProcessFailedError(f"the scoring process {how}{_last_line(stderr_path)}")

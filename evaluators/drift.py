@@ -137,8 +137,8 @@ def compare_frames(
 ) -> DriftReport:
     """Evidently's DataDriftPreset with its default methods, feature by feature, on at most ROWS_MAX rows of each.
 
-    A feature that holds values on one side only has drifted; one that holds none on either has not. Raises DriftUnknownError if there are no
-    features or Evidently fails.
+    A feature that holds values on one side only has drifted; one that holds none on either has not. Raises DriftUnknownError if there are
+    no features or Evidently fails.
     """
     if not features:
         raise DriftUnknownError("the champion has no features to compare")

@@ -32,7 +32,7 @@ from policies.schema import AtLeastGate, AtMostGate, Gate, LatencyGate, NoWorseG
 
 Floats: TypeAlias = NDArray[np.float64]
 
-SLICE_DRAWS_MAX = 20_000
+SLICE_DRAWS_MAX = 10_000
 """Draws of a slice's bootstrap, at most; more slices need more draws, because each is tested at a smaller level."""
 MISSING = "(missing)"
 
@@ -320,7 +320,7 @@ def _judge_slices(
 ) -> list[dict[str, Any]]:
     """The numbers and verdict of each slice on which the metric is defined for both."""
     alpha = 1 - rule.confidence
-    draws = min(SLICE_DRAWS_MAX, max(DRAWS, math.ceil(50 * len(parts) / alpha)))
+    draws = min(SLICE_DRAWS_MAX, max(DRAWS, math.ceil(20 * len(parts) / alpha)))
     judged: list[dict[str, Any]] = []
     for column, value, rows in parts:
         scored = challenge.scored.where(rows)

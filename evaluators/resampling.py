@@ -24,8 +24,18 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 
 DRAWS = 2_000
 """Draws of a comparison. The 5 % point of 2,000 draws has a standard error of half a percent point of coverage."""
+_COUNTS_MAX, _DRAWS_MIN = 100_000_000, 500
 _CHUNK_COUNTS = 2_000_000
 """Counts held in memory at once (16 MB as floats)."""
+
+
+def draws_for(rows: int, wanted: int = DRAWS) -> int:
+    """Draws that `rows` rows are given: as many as wanted, but fewer of very many rows, where seconds become minutes.
+
+    >>> draws_for(5_000), draws_for(100_000), draws_for(1_000_000)
+    (2000, 1000, 500)
+    """
+    return min(wanted, max(_DRAWS_MIN, _COUNTS_MAX // max(rows, 1)))
 
 
 def resampled_differences(
@@ -39,7 +49,7 @@ def resampled_differences(
     seed: int,
     draws: int = DRAWS,
 ) -> Floats:
-    """metric(challenger) - metric(champion) in each draw, shape (draws,), in the metric's own direction; nan where undefined.
+    """metric(challenger) - metric(champion) in each of `draws_for(n, draws)` draws, in the metric's own direction; nan where undefined.
 
     Arguments are those of `pipelines.scores.score`. The same arguments give the same draws. Raises ValueError for a metric that has
     no resampled form (those that are a mean over rows).
@@ -47,7 +57,7 @@ def resampled_differences(
     cell_of_row, champion_metric, challenger_metric = _cells(metric, y_true, champion, challenger, classes, threshold)
     rows, cells = len(cell_of_row), int(cell_of_row.max()) + 1
     generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_COUNTS // rows)
+    draws, chunk = draws_for(rows, draws), max(1, _CHUNK_COUNTS // rows)
     differences = []
     for start in range(0, draws, chunk):
         counts = _draw(generator, cell_of_row, cells, min(chunk, draws - start))

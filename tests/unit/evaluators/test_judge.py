@@ -1,0 +1,236 @@
+"""The judging job with real processes: what a challenger must survive before it may be compared, and what the job hands back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_folders import context, hold_out, model_folder, policy
+
+from evaluators.answers import AnswersError, ModelFolder, align
+from evaluators.judge import run
+from pipelines.jobs.port import PermanentJobError, RetryableJobError
+
+NO_WORSE = {"metric": "roc_auc", "no_worse_than_champion": 0.01}
+
+
+def _judge(tmp_path: Path, challenger: Path, *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    inputs = {
+        "policy": policy(*gates),
+        "home": str(tmp_path),
+        "prepared": changes.pop("prepared", None) or hold_out(tmp_path / "holdout.parquet"),
+        "model_dir": str(challenger),
+        "champion": None,
+        "seed": 1,
+        **changes,
+    }
+    result = run(inputs, context(tmp_path))
+    json.dumps(result, allow_nan=False)
+    return result
+
+
+def test_better_challenger_passes_and_both_are_scored(tmp_path: Path) -> None:
+    """Champion and challenger answer the same rows; all gates pass; scores of both, latency and size are handed back."""
+    champion = model_folder(tmp_path / "7", columns=["bad"])
+    result = _judge(
+        tmp_path, model_folder(tmp_path / "8", columns=["good"]), NO_WORSE, {"latency_ms_p95_max": 20}, {"size_mb_max": 1},
+        {"slices": {"by": ["origin"], "metric": "roc_auc", "no_worse_than_champion": 0.03}},
+        champion={"number": 7, "model_dir": str(champion)},
+    )  # fmt: skip
+    assert result["verdict"] == "pass", result["sentence"]
+    assert [g["verdict"] for g in result["gates"]] == ["pass"] * 5
+    assert result["scores"]["roc_auc"] > result["champion_scores"]["roc_auc"]
+    assert result["rows"] == 1_500
+    assert result["latency_ms_p95"] == 2.0
+    assert 0 < result["size_mb"] < 0.01
+    assert result["sentence"].startswith("passed all 4 gates; roc_auc: challenger .8")
+
+
+def test_worse_challenger_fails_with_the_failing_gate_in_the_sentence(tmp_path: Path) -> None:
+    """The sentence is that of the gate that said no."""
+    champion = model_folder(tmp_path / "7", columns=["good"])
+    result = _judge(
+        tmp_path, model_folder(tmp_path / "8", columns=["bad"]), NO_WORSE, {"size_mb_max": 1},
+        champion={"number": 7, "model_dir": str(champion)},
+    )  # fmt: skip
+    assert result["verdict"] == "fail"
+    assert result["sentence"].startswith("fail: roc_auc: challenger .")
+    assert "size" not in result["sentence"]
+
+
+def test_first_version_passes_without_champion(tmp_path: Path) -> None:
+    """With no champion there are no champion scores, and comparisons pass."""
+    result = _judge(tmp_path, model_folder(tmp_path / "1", columns=["good"]), NO_WORSE)
+    assert result["verdict"] == "pass"
+    assert result["champion_scores"] is None
+    assert "no champion yet" in result["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("misbehaves", "verdict", "words"),
+    [
+        ("exit", "error", "ended with exit code 1: ModuleNotFoundError: no module named 'lightning'"),
+        ("hang", "error", "no answers within 3 s: waiting for a GPU"),
+        ("refuse", "fail", "serving refused it: estimator.skops: is not a whole skops file"),
+        ("nan", "fail", "1 of 1,500 rows were answered with NaN or infinity"),
+        ("short", "fail", "scores must have shape (1500,) but have (1499,)"),
+        ("silent", "fail", "wrote no readable scores"),
+    ],
+)
+def test_challenger_that_does_not_work(tmp_path: Path, misbehaves: str, verdict: str, words: str) -> None:
+    """A process that dies or hangs is an error; a model that cannot be loaded or answers nonsense has failed. Never an exception."""
+    timeout_s = 3 if misbehaves == "hang" else 120
+    result = _judge(tmp_path, model_folder(tmp_path / "8", columns=["good"], **{misbehaves: True}), timeout_s=timeout_s)
+    assert result["verdict"] == verdict
+    assert words in result["sentence"]
+    assert result["scores"] == {}
+
+
+def test_champion_that_does_not_work_is_an_error_only_for_comparisons(tmp_path: Path) -> None:
+    """Without the champion's answers a comparison is an error, never a pass; the challenger's own limits are still judged."""
+    champion = model_folder(tmp_path / "7", columns=["good"], exit=True)
+    result = _judge(
+        tmp_path, model_folder(tmp_path / "8", columns=["good"]), {"metric": "roc_auc", "at_least": 0.5}, NO_WORSE,
+        champion={"number": 7, "model_dir": str(champion)},
+    )  # fmt: skip
+    assert [g["verdict"] for g in result["gates"]] == ["pass", "pass", "error"]
+    assert "champion version 7 could not answer the hold-out rows: the scoring process ended" in result["sentence"]
+
+
+def test_champion_that_knows_other_classes_is_compared_on_the_common_ones(tmp_path: Path) -> None:
+    """A class that only the challenger knows counts as probability 0 from the champion; column orders are matched by class."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, 900)
+    frame = pd.DataFrame({"late": np.array(["a", "b", "c"])[kinds], "origin": "x"})
+    for i, kind in enumerate("abc"):
+        frame[kind] = np.where(kinds == i, 0.8, 0.1)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    champion = model_folder(tmp_path / "7", task="multiclass", classes=["b", "a"], columns=["b", "a"])
+    result = run(
+        {
+            "policy": policy(
+                {"metric": "accuracy", "no_worse_than_champion": 0.0}, task="multiclass", metric="accuracy"
+            ),
+            "home": str(tmp_path),
+            "prepared": {"holdout": str(tmp_path / "rows.parquet"), "classes": ["a", "b", "c"]},
+            "model_dir": str(
+                model_folder(tmp_path / "8", task="multiclass", classes=["a", "b", "c"], columns=["a", "b", "c"])
+            ),
+            "champion": {"number": 7, "model_dir": str(champion)},
+            "seed": 0,
+        },
+        context(tmp_path),
+    )
+    assert result["verdict"] == "pass", result["sentence"]
+    assert result["scores"]["accuracy"] == 1.0
+    assert result["champion_scores"]["accuracy"] == pytest.approx(np.mean(kinds < 2), abs=1e-9)
+
+
+def test_regression_is_judged(tmp_path: Path) -> None:
+    """Regressions have no classes, and their errors are compared."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(100, 5, 600)
+    frame = pd.DataFrame({"late": y, "close": y + rng.normal(0, 1, 600), "far": y + rng.normal(0, 3, 600)})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    result = run(
+        {
+            "policy": policy(
+                {"metric": "rmse", "no_worse_than_champion": 0.1}, {"metric": "mae", "at_most": 1.0},
+                task="regression", metric="rmse",
+            ),
+            "home": str(tmp_path),
+            "prepared": {"holdout": str(tmp_path / "rows.parquet"), "classes": None},
+            "model_dir": str(model_folder(tmp_path / "8", task="regression", classes=None, columns=["close"])),
+            "champion": {
+                "number": 7,
+                "model_dir": str(model_folder(tmp_path / "7", task="regression", classes=None, columns=["far"])),
+            },
+            "seed": 0,
+        },
+        context(tmp_path),
+    )  # fmt: skip
+    assert result["verdict"] == "pass", result["sentence"]
+    assert set(result["scores"]) == {"mae", "rmse", "r2"}
+
+
+@pytest.mark.parametrize("labels", [[], [None, None, None], ["maybe", "maybe", None]])
+def test_rows_without_usable_labels_are_inconclusive(tmp_path: Path, labels: list[Any]) -> None:
+    """No rows, all-null labels, or labels of no class: nothing is run and nothing is said."""
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"late": pd.Series(labels, dtype=object), "good": [0.5] * len(labels)}).to_parquet(path)
+    result = _judge(
+        tmp_path, model_folder(tmp_path / "8", columns=["good"]), NO_WORSE,
+        prepared={"holdout": str(path), "classes": [0, 1]},
+    )  # fmt: skip
+    assert result["verdict"] == "inconclusive"
+    assert "matured label" in result["sentence"]
+
+
+def test_bad_hold_out_files_are_named(tmp_path: Path) -> None:
+    """A missing file may come back and is retryable; a torn one or one without the label column is permanent."""
+    challenger = model_folder(tmp_path / "8", columns=["good"])
+    with pytest.raises(RetryableJobError, match=r"gone\.parquet are gone"):
+        _judge(tmp_path, challenger, prepared={"holdout": str(tmp_path / "gone.parquet"), "classes": [0, 1]})
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes(b"PAR1 torn")
+    with pytest.raises(PermanentJobError, match=r"torn\.parquet cannot be read"):
+        _judge(tmp_path, challenger, prepared={"holdout": str(torn), "classes": [0, 1]})
+    pd.DataFrame({"x": [1.0]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(PermanentJobError, match=r"data\.label: no column 'late'"):
+        _judge(tmp_path, challenger, prepared={"holdout": str(tmp_path / "other.parquet"), "classes": [0, 1]})
+
+
+def test_challenger_without_model_json_fails(tmp_path: Path) -> None:
+    """A folder that is no model fails its first gate."""
+    (tmp_path / "empty").mkdir()
+    result = _judge(tmp_path, tmp_path / "empty")
+    assert result["verdict"] == "fail"
+    assert "model.json does not describe a model" in result["sentence"]
+
+
+def test_binary_models_of_different_classes_cannot_be_aligned(tmp_path: Path) -> None:
+    """Yes/no answers to another question are not comparable."""
+    with pytest.raises(AnswersError, match="tells"):
+        align(np.array([0.5]), ["cat", "dog"], [0, 1])
+
+
+def test_format_of_a_newer_release_is_refused(tmp_path: Path) -> None:
+    """A model folder of an unknown format is not guessed at."""
+    folder = model_folder(tmp_path / "8")
+    (folder / "model.json").write_text('{"format": 2}')
+    with pytest.raises(AnswersError, match="format must be 1 but is 2"):
+        ModelFolder.read(folder)
+
+
+@pytest.mark.slow
+def test_real_serving_code_scores_a_real_estimator(tmp_path: Path) -> None:
+    """A scikit-learn pipeline saved by skops is scored by the project's own `serving.predict`, timed and compared with a worse one."""
+    prepared = hold_out(tmp_path / "holdout.parquet")
+    for number, with_signal in (("7", False), ("8", True)):
+        _real_model(tmp_path / number, pd.read_parquet(prepared["holdout"]), with_signal=with_signal)
+    result = _judge(
+        tmp_path, tmp_path / "8" / "model", NO_WORSE, {"latency_ms_p95_max": 1_000}, prepared=prepared,
+        champion={"number": 7, "model_dir": str(tmp_path / "7" / "model")},
+    )  # fmt: skip
+    assert result["verdict"] == "pass", result["sentence"]
+    assert result["scores"]["roc_auc"] > result["champion_scores"]["roc_auc"]
+    assert result["latency_ms_p95"] > 0
+
+
+def _real_model(root: Path, rows: pd.DataFrame, *, with_signal: bool) -> None:
+    """A logistic regression that looks at the origin, and at the signal `x` or not."""
+    import skops.io
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    features = rows[["x", "origin"]].assign(origin=rows["origin"].astype(object))
+    columns = [("c", OneHotEncoder(), ["origin"])] + ([("n", StandardScaler(), ["x"])] if with_signal else [])
+    estimator = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
+    folder = model_folder(root, fake=False)
+    skops.io.dump(estimator.fit(features, rows["late"]), folder / "estimator.skops")
