@@ -194,7 +194,8 @@ def _digests(folder: Path) -> dict[str, str]:
     """Relative path → sha256 of every file but the manifest."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / MANIFEST:
+        # Python leaves compiled files beside an owner's module when it is loaded from here.
+        if path.is_file() and path != folder / MANIFEST and path.parent.name != "__pycache__":
             with path.open("rb") as file:
                 digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests

@@ -184,7 +184,8 @@ def select(table: pd.DataFrame, spec: Spec, now: datetime) -> Selection:
     if rows < data.min_rows:
         raise PermanentJobError(
             f"data.min_rows: training needs at least {data.min_rows} matured rows but there are {rows}"
-            f" ({int(holdout.sum())} more are kept for judging, {found.immature - future} wait for their labels, {found.unlabelled} have none)"
+            f" ({int(holdout.sum())} more are kept for judging, {found.immature - future} wait for their labels,"
+            f" {found.unlabelled} have none)"
         )
     checks.check_classes_of_rows(label[train], data, spec.task, f"the {rows} matured training rows")
     return Selection(
@@ -204,7 +205,7 @@ def split(time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec) -> tupl
     With the largest training window W (or none) and the newest row at T, the holdout is the newest share of the rows of (T - W, T], or its
     last time span; it starts at a time H, never in the middle of rows of one time. Training has the rows of [H - W, H).
     """
-    windows: tuple[timedelta, ...] = spec.train.windows
+    windows = spec.train.windows
     holdout = spec.data.holdout
     if time is None and (windows or isinstance(holdout, timedelta)):
         raise PermanentJobError(
@@ -239,16 +240,23 @@ def _moment(time: pd.Series | None, mask: NDArray[np.bool_], *, newest: bool) ->
     if time is None or not mask.any():
         return None
     moments = time[mask]
-    found = moments.dt.as_unit("us").astype("int64").iloc[-1 if newest else 0]
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(found))
+    us_since_1970 = int(moments.dt.as_unit("us").astype("int64").iloc[-1 if newest else 0])
+    moment: datetime = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us_since_1970)
+    return moment
 
 
 def _log_since(spec: Spec, now: datetime) -> datetime | None:
-    """Oldest row of the prediction log that can matter: window, holdout and label delay together, twice the window to be safe."""
-    if not spec.train.windows:
+    """A time before the oldest row of the prediction log that can matter; None without a training window.
+
+    Newest matured row, holdout, window: each lies at most this far before the one after it. Where the label delay is not given it is
+    taken to be no longer than the window.
+    """
+    windows = spec.train.windows
+    if not windows:
         return None
-    holdout = spec.data.holdout if isinstance(spec.data.holdout, timedelta) else timedelta(0)
-    return now - 2 * max(spec.train.windows) - holdout - (spec.data.label_delay or max(spec.train.windows))
+    window: timedelta = max(windows)
+    holdout = spec.data.holdout if isinstance(spec.data.holdout, timedelta) else window
+    return now - (spec.data.label_delay or window) - holdout - window
 
 
 # ---------------------------------------------------------------- step: prepare

@@ -1,1 +1,1 @@
-"""Families of models: the interface, the registry, and the families that come with Ratchet."""
+"""Families of models: the interface (`base`), the families that come with Ratchet, and the registry."""
