@@ -1,0 +1,103 @@
+"""How the training rows are divided to score a candidate. Pure: arrays of row numbers, no models.
+
+With a time column, always fit on the past and score on what came next, as in production: the newest part of the rows is cut into blocks
+in the order of time, and each block is scored by a model fitted on the rows before it (rolling origin; Tashman, 2000). Random folds would
+let a model see next week's weather today, and prefer parameters that remember too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+FOLDS = 3
+SCORED_SHARE = 0.45
+"""Of the rows, the newest so many are scored; the first fold is then fitted on the other 55 %."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fold:
+    """Row numbers to fit on and to score, each ascending."""
+
+    fit: Indices
+    score: Indices
+
+
+def make_folds(
+    target: Floats, times: Floats | None, *, classification: bool, seed: int, folds: int = FOLDS
+) -> tuple[Fold, ...]:
+    """Folds of n rows: by time, oldest block first, where `times` (n,) is given, ascending;
+    otherwise, and where no block in time qualifies, random ones of equal shares of each class.
+
+    `target` (n,): class index or value. What is fitted holds every class that there is, what is scored at least two (regression: two rows
+    each). No fold at all comes back when there are not rows enough for that.
+    """
+    if times is not None:
+        rolling = tuple(f for f in rolling_folds(times, folds) if _is_usable(f, target, classification))
+        if rolling:
+            return rolling
+    shuffled = shuffled_folds(target, classification=classification, seed=seed, folds=folds)
+    return tuple(f for f in shuffled if _is_usable(f, target, classification))
+
+
+def rolling_folds(times: Floats, folds: int = FOLDS, scored_share: float = SCORED_SHARE) -> tuple[Fold, ...]:
+    """Blocks of about equal numbers of rows from the newest `scored_share`, each with all rows before it to fit on.
+
+    A block never begins in the middle of rows of the same time, so what is fitted is strictly older than what is scored.
+
+    >>> [(len(f.fit), f.score.tolist()) for f in rolling_folds(np.arange(10.0), folds=2, scored_share=0.4)]
+    [(6, [6, 7]), (8, [8, 9])]
+    """
+    n = len(times)
+    wanted = [round(n * (1 - scored_share * (folds - i) / folds)) for i in range(folds)]
+    starts = [int(np.searchsorted(times, times[w], side="left")) if w < n else n for w in wanted]
+    ends = [*starts[1:], n]
+    rows = np.arange(n, dtype=np.int64)
+    return tuple(Fold(rows[:a], rows[a:b]) for a, b in zip(starts, ends, strict=True) if 0 < a < b)
+
+
+def shuffled_folds(target: Floats, *, classification: bool, seed: int, folds: int = FOLDS) -> tuple[Fold, ...]:
+    """Each row is scored once; classes are dealt out to the folds in turn, so that each fold has its share (stratified k-fold)."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(target))
+    if classification:
+        order = order[np.argsort(target[order], kind="stable")]
+    fold_of = np.empty(len(target), dtype=np.int64)
+    fold_of[order] = np.arange(len(target)) % folds
+    parts = [np.flatnonzero(fold_of == i).astype(np.int64) for i in range(folds)]
+    others = [np.flatnonzero(fold_of != i).astype(np.int64) for i in range(folds)]
+    return tuple(Fold(fit, score) for fit, score in zip(others, parts, strict=True))
+
+
+def within_window(fold: Fold, times: Floats | None, window_s: float | None) -> Indices:
+    """The fold's rows to fit on that are in the training window, counted back from the newest of them.
+
+    The rule of `pipelines.training.windowed`, by which the final model is trained, so that the search compares windows fairly.
+    """
+    if times is None or window_s is None:
+        return fold.fit
+    of_rows = times[fold.fit]
+    inside: Indices = fold.fit[of_rows > of_rows[-1] - window_s]
+    return inside
+
+
+def lacks(target: Floats, rows: Indices, classes: Sequence[object] | None) -> str:
+    """Why a model cannot be fitted on these rows, or nothing."""
+    if classes is None:
+        return "" if len(rows) >= 2 else f"only {len(rows)} rows to fit on"
+    missing = set(range(len(classes))) - set(np.unique(target[rows]).astype(int).tolist())
+    return f"no row of class {classes[min(missing)]!r} to fit on" if missing else ""
+
+
+def _is_usable(fold: Fold, target: Floats, classification: bool) -> bool:
+    if not classification:
+        return len(fold.fit) >= 2 and len(fold.score) >= 2
+    everything = len(np.unique(target))
+    return len(np.unique(target[fold.fit])) == everything and len(np.unique(target[fold.score])) > 1

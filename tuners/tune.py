@@ -1,0 +1,216 @@
+"""The tune job: search component family, parameters and training window for the best score on rows that come later in time.
+
+It starts from what serves now, so that a short search is never far behind, and it can be killed at any moment: the study's journal in the
+job's workdir has every finished trial, and the next attempt goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from pipelines.components.registry import candidates
+from pipelines.data.labels import encode_labels
+from pipelines.jobs.port import JobContext, PermanentJobError
+from pipelines.prepare import parse_policy
+from pipelines.training import Prepared
+from policies.metrics import METRICS, Task
+from tuners import folds
+from tuners.space import Candidate, SearchSpace, build_space
+from tuners.study import LOST, Budget, Tally, enqueue, failures
+from tuners.trials import Problem, Search, resume, work, work_in_parallel
+
+if TYPE_CHECKING:
+    from pipelines.components.base import Component
+    from policies.schema import ModelPolicy, Spec
+
+_REPORT_EVERY_S = 0.25
+
+
+def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
+    """Job `tuners.tune:run`; inputs and output as ARCHITECTURE.md lists them.
+
+    Raises PermanentJobError if the policy's parameters or ranges do not fit the components, if there are too few rows to divide, or if all
+    trials failed.
+    """
+    policy = parse_policy(inputs["policy"])
+    components = candidates(policy.spec.train, policy.spec.task, Path(inputs["policy_dir"]))
+    space = build_space(policy.spec, components)
+    champion: Mapping[str, Any] | None = inputs.get("champion")
+    if policy.spec.tune.trials == 0:
+        return untuned(policy, space, champion)
+    prepared = Prepared.from_json(inputs["prepared"])
+    problem = build_problem(policy.spec, components, space, prepared)
+    signature = sign(problem, prepared.fingerprint, champion, int(inputs["seed"]))
+    search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]))
+    study = resume(search)
+    enqueue(study, [space.encode(start) for start in space.starts(champion)][: search.budget.trials])
+    report = _Reporter(context, search.budget.trials, problem.metric)
+    report(search.tally(study))
+    if policy.spec.tune.parallel == 1:
+        work(search, study, report)
+    else:
+        work_in_parallel(search, study, policy.spec.tune.parallel, report)
+    return output(search, study, champion)
+
+
+def untuned(policy: ModelPolicy, space: SearchSpace, champion: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The output when nothing is to be searched: the champion's parameters if its family is still listed, else the defaults."""
+    inherited = space.like_champion(champion)
+    chosen = inherited or space.default(space.families[0])
+    whose = f"the parameters of champion {champion['number']}" if champion and inherited else "its default parameters"
+    return {
+        **_candidate_json(chosen),
+        "trials": 0,
+        "pruned": 0,
+        "failed": 0,
+        "best": None,
+        "champion_start": None,
+        "compute_s": 0.0,
+        "stopped_by": "none",
+        "metric": policy.spec.objective.metric,
+        "sentence": f"not tuned (tune.trials is 0): {chosen.component} with {whose}",
+    }
+
+
+def build_problem(spec: Spec, components: Sequence[Component], space: SearchSpace, prepared: Prepared) -> Problem:
+    """The training rows in memory, divided into folds. Raises PermanentJobError if there are too few."""
+    frame = prepared.train_frame()
+    labels = encode_labels(frame[spec.data.label], prepared.classes)
+    times = _seconds(frame[spec.data.time]) if spec.data.time is not None else None
+    classification = spec.task is not Task.REGRESSION
+    divided = folds.make_folds(labels, times, classification=classification, seed=spec.train.seed)
+    if not divided:
+        raise PermanentJobError(
+            f"tune: the {len(frame)} training rows are too few to divide into rows to fit on and rows to score with every class in each;"
+            " set tune.trials: 0, or give more rows (data.min_rows, train.window)"
+        )
+    return Problem(
+        frame=frame[[feature.name for feature in prepared.features]].reset_index(drop=True),
+        target=pd.Series(labels.astype("int64") if classification else labels, name=spec.data.label),
+        labels=labels,
+        times=times,
+        folds=divided,
+        features=prepared.features,
+        task=spec.task,
+        classes=prepared.classes,
+        metric=spec.objective.metric,
+        threshold=spec.objective.threshold,
+        fit_seed=spec.train.seed,
+        components={component.name: component for component in components},
+        space=space,
+    )
+
+
+def _seconds(moments: pd.Series) -> folds.Floats:
+    return np.asarray(moments.dt.as_unit("us").astype("int64"), dtype=np.float64) / 1e6
+
+
+def sign(problem: Problem, fingerprint: str, champion: Mapping[str, Any] | None, seed: int) -> str:
+    """What a study is about. Trials of a study with another signature say nothing about this one."""
+    about = {
+        "champion": champion,
+        "fingerprint": fingerprint,
+        "folds": [folds.FOLDS, folds.SCORED_SHARE],
+        "metric": [problem.metric, problem.threshold],
+        "seeds": [seed, problem.fit_seed],
+        "space": problem.space.as_json(),
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _search(policy: ModelPolicy, problem: Problem, workdir: Path, signature: str, seed: int) -> Search:
+    tune = policy.spec.tune
+    budget = Budget(
+        trials=tune.trials if problem.space.is_a_choice() else 1,
+        timeout_s=tune.timeout.total_seconds(),
+        compute_s=tune.compute.total_seconds() if tune.compute is not None else None,
+    )
+    search = Search(
+        problem=problem, workdir=workdir, signature=signature, budget=budget, seed=seed, began=time.monotonic()
+    )
+    used_before_s = search.tally(search.open()).wall_s / tune.parallel
+    return search.with_time_used(used_before_s)
+
+
+class _Reporter:
+    """Tells how far the search is, a few times a second at the most."""
+
+    def __init__(self, context: JobContext, trials: int, metric: str) -> None:
+        self._context, self._trials, self._metric = context, trials, metric
+        self._reported_at = float("-inf")
+
+    def __call__(self, known: Tally) -> None:
+        if time.monotonic() - self._reported_at < _REPORT_EVERY_S and known.ended < self._trials:
+            return
+        self._reported_at = time.monotonic()
+        best = known.best.value if known.best else None
+        text = f"trial {known.ended} of {self._trials}" + (
+            f", best {self._metric} {best:.4f}" if best is not None else ""
+        )
+        self._context.report(done=known.ended, total=self._trials, best=best, text=text)
+
+
+# ---------------------------------------------------------------- what came of it
+def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The job's output. Raises PermanentJobError, with the reason, if no trial succeeded."""
+    known = search.tally(study)
+    trials = study.get_trials(deepcopy=False)
+    if known.best is None or known.best.value is None:
+        reasons = failures(trials) or ["no trial came to its end"]
+        raise PermanentJobError(f"tune: all {known.ended} trials failed; the first: {reasons[0]}")
+    space, metric = search.problem.space, search.problem.metric
+    chosen = space.suggest(optuna.trial.FixedTrial(known.best.params))
+    start = _champion_start(trials) if space.like_champion(champion) else None
+    return {
+        **_candidate_json(chosen),
+        "trials": known.ended,
+        "pruned": known.pruned,
+        "failed": known.failed,
+        "best": known.best.value,
+        "champion_start": start,
+        "compute_s": round(known.cpu_s, 3),
+        "stopped_by": search.exhausted_by(known) or "none",
+        "metric": metric,
+        "sentence": _sentence(chosen, known, start, metric),
+    }
+
+
+def _champion_start(trials: list[optuna.trial.FrozenTrial]) -> float | None:
+    """Score of the point that was put first in line."""
+    first = [t for t in trials if t.user_attrs.get("start") == 0 and LOST not in t.user_attrs]
+    return next((t.value for t in first if t.state is TrialState.COMPLETE), None)
+
+
+def _sentence(chosen: Candidate, known: Tally, start: float | None, metric: str) -> str:
+    assert known.best is not None
+    assert known.best.value is not None
+    ended = f"{known.ended} trials" if known.ended != 1 else "1 trial"
+    less = [f"{n} {word}" for n, word in ((known.pruned, "pruned"), (known.failed, "failed")) if n]
+    text = f"tuned {chosen.component} in {ended}" + (f" ({', '.join(less)})" if less else "")
+    text += f": {metric} {known.best.value:.4f} on later rows"
+    if start is None:
+        return text
+    gain = (known.best.value - start) * (1 if METRICS[metric].higher_is_better else -1)
+    return (
+        f"{text}, {gain:.4f} better than the champion's parameters"
+        if gain > 0
+        else f"{text}, by the champion's parameters"
+    )
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "component": candidate.component,
+        "parameters": dict(candidate.parameters),
+        "window_s": candidate.window_s,
+    }
