@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluators.answers import Floats
-from evaluators.scene import Scene, known_labels
+from evaluators.scene import Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.sequential import (
     block_differences,
     classification_losses,
@@ -24,7 +24,7 @@ from evaluators.sequential import (
     weigh,
 )
 from evaluators.wording import count, number
-from pipelines.data.prediction_log import read_labelled, score_array
+from pipelines.data.prediction_log import read_labelled
 from policies.metrics import Task
 from policies.signals import Comparison
 
@@ -78,7 +78,7 @@ def compare_live(request: Request, scene: Scene) -> Comparison:
     frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
     try:
         frame = frame.assign(loss=_losses(frame, scene)).sort_values(["label_at", "id"], kind="stable")
-    except NoLossError as error:
+    except (NoLossError, StrangeScoresError) as error:
         return _undecided(scene, str(error))
     answered = frame["version"] == request.challenger
     paired = frame["id"].isin(frame.loc[answered, "id"]) & frame["id"].isin(frame.loc[~answered, "id"])
@@ -92,7 +92,7 @@ class NoLossError(Exception):
 
 
 def _losses(frame: pd.DataFrame, scene: Scene) -> Floats:
-    """In [0, 1], (n,); 1, the worst, for an answer that is not finite. Raises NoLossError."""
+    """In [0, 1], (n,); 1, the worst, for an answer that is not finite. Raises NoLossError, StrangeScoresError."""
     losses = np.ones(len(frame))
     if not len(frame):
         return losses
@@ -100,11 +100,8 @@ def _losses(frame: pd.DataFrame, scene: Scene) -> Floats:
     versions = frame["version"].to_numpy()
     for version in np.unique(versions).tolist():
         rows = np.flatnonzero(versions == version)
-        scores, codes = score_array(frame.iloc[rows]), frame["code"].to_numpy()[rows]
-        if scene.spec.task is Task.MULTICLASS and scores.shape[1:] != (len(scene.folder.classes or ()),):
-            raise NoLossError(
-                f"version {version} tells {scores.shape[-1]} classes apart, the champion {len(scene.folder.classes or ())}"
-            )
+        scores = logged_scores(frame.iloc[rows], scene.folder.classes, scene.spec.task)
+        codes = frame["code"].to_numpy()[rows]
         finite = np.isfinite(scores).reshape(len(rows), -1).all(axis=1)
         if scene.spec.task is Task.REGRESSION:
             losses[rows[finite]] = regression_losses(codes[finite], scores[finite], scale)

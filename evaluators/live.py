@@ -7,9 +7,9 @@ from datetime import timedelta
 import numpy as np
 
 from evaluators.gates import Scored, why_undefined
-from evaluators.scene import Query, Scene, known_labels
+from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.wording import count
-from pipelines.data.prediction_log import read_labelled, score_array
+from pipelines.data.prediction_log import read_labelled
 from policies.signals import Signal
 
 _INSTANT = timedelta(microseconds=1)
@@ -42,7 +42,10 @@ def performance(query: Query, scene: Scene) -> Signal:
     if rows < max(query.min_rows, 1):
         reason = f"{count(rows, 'matured labelled row')} of version {scene.champion} in the window, {max(query.min_rows, 1):,} needed"
         return Signal.unknown(reason, observed_at=scene.now, rows=rows)
-    answers = score_array(frame)[usable]
+    try:
+        answers = logged_scores(frame[usable], scene.folder.classes, scene.spec.task)
+    except StrangeScoresError as error:
+        return Signal.unknown(str(error), observed_at=scene.now, rows=rows)
     if bad := int(np.count_nonzero(~np.isfinite(answers).reshape(rows, -1).all(axis=1))):
         return Signal.unknown(
             f"{bad:,} of {count(rows)} were answered with NaN or infinity", observed_at=scene.now, rows=rows

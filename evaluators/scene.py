@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.answers import ModelFolder
 from pipelines.data.labels import encode_labels
-from pipelines.data.prediction_log import read_labels, read_predictions
+from pipelines.data.prediction_log import read_labels, read_predictions, score_array
 from policies.metrics import Task
 from policies.schema import Spec
 from policies.signals import SignalKind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LAG_QUANTILE = 0.99
 """Share of labels that must have arrived before a row's window counts as matured, where the policy gives no delay."""
@@ -96,7 +99,7 @@ class Scene:
 
 
 def known_labels(
-    labels: Any, classes: Sequence[Any] | None, task: Task
+    labels: pd.Series, classes: Sequence[Any] | None, task: Task
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Labels of a pandas column as codes (or numbers), and which of them can be scored; both (n,).
 
@@ -107,3 +110,20 @@ def known_labels(
     if task is Task.MULTICLASS:
         codes = np.where(np.isnan(codes) & labels.notna().to_numpy(), -1.0, codes)
     return codes, np.isfinite(codes)
+
+
+class StrangeScoresError(Exception):
+    """Logged scores are not what models of this task and these classes give; the message says what is wrong."""
+
+
+def logged_scores(frame: pd.DataFrame, classes: Sequence[Any] | None, task: Task) -> NDArray[np.float64]:
+    """Scores of logged rows by the score convention, (n,) or (n, k); may hold NaN. Raises StrangeScoresError."""
+    expected = len(classes or ()) if task is Task.MULTICLASS else 1
+    scores = frame["score"]
+    found = {1} if scores.dtype != object else {len(score) for score in scores}
+    if strange := sorted(found - {expected}) if len(scores) else []:
+        versions = ", ".join(map(str, sorted(frame["version"].unique().tolist())))
+        raise StrangeScoresError(
+            f"version {versions} was logged with {strange[0]} scores a row where {expected} are expected"
+        )
+    return score_array(frame).reshape((len(frame), expected) if task is Task.MULTICLASS else (len(frame),))
