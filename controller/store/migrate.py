@@ -81,14 +81,16 @@ def _create_file(file: Path) -> None:
 
 
 def _check_intact(file: Path) -> None:
-    """Raises CorruptStoreError if the file is not a whole SQLite database. Reads it all (about 1 s a GB), changes nothing."""
+    """Raises CorruptStoreError unless the file is a whole SQLite database. Reads all of it (about 1 s a GB), changes nothing."""
+    if not file.is_file():
+        raise StoreError(f"{file}: is not a file; name the database file itself, such as {file / 'state.db'}")
     if file.stat().st_size == 0:
         raise corrupt(file, "the file is empty")
     uri = f"{file.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise corrupt(file, found)
+        raise corrupt(file, " ".join(found.split()))
 
 
 def _refuse_newer(file: Path, found: str) -> None:

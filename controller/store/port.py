@@ -79,8 +79,8 @@ class Store(Protocol):
     def commit(self, epoch: int, commit: Commit) -> ModelState:
         """Returns the state as now stored (row_version grown). A notice whose key was seen before is left out.
 
-        Raises FencedError (checked first), ConflictError, StoreError, and `controller.invariants.InvariantBroken` for what no commit may do:
-        change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
+        Raises FencedError (checked first), ConflictError, StoreError, and `controller.invariants.InvariantBroken` for what no commit may
+        do: change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
         """The model's rows go; its events and undelivered notices stay. Raises ConflictError if there is no such model."""
