@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 import uvicorn
 
 from serving.clock import Clock
 from serving.manifest import Manifest, ModelFolderError, SklearnPredictor, read_manifest
-from serving.model import Model, PredictionError, load_model
+from serving.model import PredictionError, load_model
 from serving.runtime.app import make_app
 from serving.runtime.recent import RecentPredictions
 from serving.runtime.settings import Settings
@@ -20,6 +21,7 @@ from serving.runtime.worker import Worker
 
 logger = logging.getLogger("serving.replica")
 
+EXIT_WORKERS = 1
 EXIT_BAD_MODEL = 2
 EXIT_NO_PORT = 3
 KEEP_ALIVE_S = 75
@@ -34,16 +36,23 @@ def run_replica(settings: Settings) -> int:
     except OSError as error:
         logger.error("replica.no_port %s:%d: %s", settings.host, settings.port, error.strerror or error)
         return EXIT_NO_PORT
+    recent = RecentPredictions()
     try:
         manifest = read_manifest(settings.model_dir)
-        loaded = load_model(settings.model_dir) if is_fork_safe(manifest) else None
-    except ModelFolderError as error:
+        prepared = _prepare(settings, recent) if is_fork_safe(manifest, os.environ) else None
+    except (ModelFolderError, PredictionError) as error:
         logger.error("model.refused %s", error)
         return EXIT_BAD_MODEL
-    recent = RecentPredictions()
 
     def serve(ready_fd: int, life_fd: int) -> int:
-        return _serve(settings, loaded, recent, listener, ready_fd, life_fd)
+        try:
+            config = prepared or _prepare(settings, recent)
+        except (ModelFolderError, PredictionError) as error:
+            logger.error("model.refused %s", error)
+            return EXIT_BAD_MODEL
+        server = _Server(config, ready_fd, life_fd)
+        server.run(sockets=[listener])
+        return 0 if server.started else EXIT_WORKERS
 
     supervisor = Supervisor(
         serve, listener=listener, workers=settings.workers, drain_s=settings.drain_s, announce=settings.announce
@@ -51,9 +60,36 @@ def run_replica(settings: Settings) -> int:
     return supervisor.run()
 
 
-def is_fork_safe(manifest: Manifest) -> bool:
-    """Whether the model may be loaded before the fork. TensorFlow may not (its threads die in it), nor may an owner's unknown code."""
-    return isinstance(manifest.predictor, SklearnPredictor)
+def is_fork_safe(manifest: Manifest, environment: Mapping[str, str]) -> bool:
+    """Whether the model may be loaded and asked before the fork.
+
+    TensorFlow may not (its threads do not survive it), nor may an owner's unknown code, nor anything once OpenMP may start threads.
+    """
+    return isinstance(manifest.predictor, SklearnPredictor) and environment.get("OMP_NUM_THREADS") == "1"
+
+
+def _prepare(settings: Settings, recent: RecentPredictions) -> uvicorn.Config:
+    """Everything short of threads and sockets: the model loaded and asked once, the application built.
+
+    Done before the fork where that is safe, so that workers share not only the model but all that was imported and built for it.
+    Raises ModelFolderError, PredictionError.
+    """
+    worker = Worker(settings, load_model(settings.model_dir), recent, Clock.from_environment())
+    worker.warm_up()
+    config = uvicorn.Config(
+        make_app(worker),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        backlog=BACKLOG,
+    )
+    config.load()
+    return config
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -67,37 +103,6 @@ def _listen(settings: Settings) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _serve(
-    settings: Settings,
-    loaded: Model | None,
-    recent: RecentPredictions,
-    listener: socket.socket,
-    ready_fd: int,
-    life_fd: int,
-) -> int:
-    """One worker's life. Returns its exit status."""
-    try:
-        worker = Worker(settings, loaded or load_model(settings.model_dir), recent, Clock.from_environment())
-        worker.warm_up()
-    except (ModelFolderError, PredictionError) as error:
-        logger.error("model.refused %s", error)
-        return EXIT_BAD_MODEL
-    config = uvicorn.Config(
-        make_app(worker),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="on",
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        backlog=BACKLOG,
-    )
-    server = _Server(config, ready_fd, life_fd)
-    server.run(sockets=[listener])
-    return 0 if server.started else 1
 
 
 class _Server(uvicorn.Server):
