@@ -148,13 +148,11 @@ def build_space(spec: Spec, components: Sequence[Searchable]) -> SearchSpace:
     """The space of a policy: the components' own, less what `train.parameters` fixes, replaced or widened by `tune.space`.
 
     A name in `train.parameters` or `tune.space` goes to every listed family that has such a parameter; a family that names no defaults at
-    all (an owner's own code) takes any. Raises PermanentJobError for a name that no family has and for an empty range.
+    all (an owner's own code) takes any. Raises PermanentJobError for a name that no family has.
     """
     for field, names in (("train.parameters", spec.train.parameters), ("tune.space", spec.tune.space)):
         for name in names:
             _require_known(f"{field}.{name}", name, components)
-    for name, parameter_range in spec.tune.space.items():
-        _require_not_empty(f"tune.space.{name}", parameter_range)
     return SearchSpace(
         families=tuple(_family(spec, component) for component in components),
         windows=tuple(window.total_seconds() for window in spec.train.windows),
@@ -181,18 +179,6 @@ def _require_known(field: str, name: str, components: Sequence[Searchable]) -> N
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(there_are)}"
     families = ", ".join(c.name for c in components)
     raise PermanentJobError(f"{field}: {families} has no parameter {name!r}; {hint}")
-
-
-def _require_not_empty(field: str, parameter_range: ParameterRange) -> None:
-    if isinstance(parameter_range, tuple):
-        if not parameter_range:
-            raise PermanentJobError(f"{field}: a list of choices needs at least one")
-        return
-    low, high = parameter_range.low, parameter_range.high
-    if low > high:
-        raise PermanentJobError(f"{field}: low must not be above high but got {low} and {high}")
-    if parameter_range.log and low <= 0:
-        raise PermanentJobError(f"{field}: a logarithmic range needs low above 0 but got {low}")
 
 
 def _suggest(trial: Chooser, name: str, parameter_range: ParameterRange) -> ParameterValue:

@@ -104,7 +104,7 @@ class LocalJobRunner(JobRunner):
     def forget(self, job_id: str) -> None:
         """As the port says; a job that has not ended is left alone."""
         folder = JobFolder.of(self._jobs, job_id)
-        if folder.has_ended() and not folder.is_held():
+        if folder.has_ended() and _wait_until_free(folder, 1.0):  # its nanny exits just after it has written the result
             folder.delete()
 
     def stop_host(self) -> None:
