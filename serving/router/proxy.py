@@ -18,7 +18,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
 from serving.router.fleet import SUSPECT_S, Backend, Fleet, ModelTraffic
@@ -166,19 +166,22 @@ class Proxy:
             raise RequestError(408, f"the body did not arrive within {self._limits.body_timeout_s:g} s") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise RequestError(413, f"the body may have at most {self._limits.body_bytes_max} bytes") from error
+        except (web.RequestPayloadError, ClientError, ConnectionError) as error:
+            raise RequestError(400, f"the body could not be read: {error}") from error
 
     async def _forward(self, traffic: ModelTraffic, address: Address, call: Call) -> tuple[str, Answer]:
         """The version that answered and what it said. Raises RequestError if none did."""
         preferred, only = self._choose(traffic, address, call)
         tried: list[Backend] = []
+        lost: Backend | None = None
         failure = RequestError(503, f"no replica of model {address.model!r} is ready; try again")
-        refused_answer: tuple[str, Answer] | None = None
+        refused: tuple[str, Answer] | None = None
         for _ in range(ATTEMPTS_MAX):
             backend = traffic.pick(preferred, tried, only=only)
             fresh = backend is None
+            if backend is None:  # nobody else: perhaps only the pooled connection was dead
+                backend, lost = lost, None
             if backend is None:
-                backend = next((b for b in tried if b.url in traffic.route.backends.get(b.version, ())), None)
-            if backend is None or (refused_answer is not None and fresh):
                 break
             tried.append(backend)
             is_champion = backend.version == traffic.champion
@@ -186,15 +189,17 @@ class Proxy:
             if isinstance(outcome, Answer):
                 if _is_final(outcome.status, is_champion=is_champion, is_feedback=address.is_feedback):
                     return backend.version, outcome
-                refused_answer = backend.version, outcome
+                refused = backend.version, outcome
             else:
                 failure = _as_error(outcome, address.model, backend.version)
                 if outcome.kind == "timeout" and is_champion and not address.is_feedback:
                     break
-            if not is_champion and traffic.champion is not None and not only:
+                lost = backend if outcome.kind == "lost" and not fresh else None
+            passed_over = isinstance(outcome, Unanswered) and outcome.kind != "timeout"
+            if not passed_over and not only and traffic.champion is not None:
                 preferred = traffic.champion
-        if refused_answer is not None:
-            return refused_answer
+        if refused is not None:
+            return refused
         raise failure
 
     def _choose(self, traffic: ModelTraffic, address: Address, call: Call) -> tuple[str, bool]:

@@ -13,8 +13,7 @@ from yarl import URL
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_KEEPALIVE_S = 3.0
-"""Below the 5 s after which replicas close idle connections, so that a pooled one is hardly ever found dead."""
-ANSWER_BYTES_MAX = 64 * 2**20
+"""Far below the time after which replicas close idle connections, so that a pooled one is hardly ever found dead."""
 _HOP_BY_HOP = frozenset(
     [
         "connection",

@@ -58,12 +58,12 @@ class Rig(Protocol):
 class FakeRig:
     target: FakeTarget = field(default_factory=FakeTarget)
 
-    def image(self, name: str, *, mode: str = "ready", message: str = "") -> str:
+    def image(self, name: str, **behaviour: Any) -> str:
         digest = digest_of(name)
-        if mode == "unready":
+        if behaviour.get("mode") == "unready":
             self.target.unready.add(digest)
-        elif mode == "broken":
-            self.target.broken[digest] = message
+        elif behaviour.get("mode") == "broken":
+            self.target.broken[digest] = behaviour["message"]
         return digest
 
     def heal(self, name: str) -> None:
