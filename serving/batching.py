@@ -45,13 +45,15 @@ class Batcher(Generic[Item, Result]):
         self._waiting_rows_max = waiting_rows_max
         self._waiting_rows = 0
         self._queue: queue.SimpleQueue[_Ticket[Item, Result] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop_forever, name="batcher", daemon=True)
+        self._thread: threading.Thread | None = None
         self._busy_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Start the thread. Call from the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
+        # Made here, not in the constructor: a thread object made before a fork counts as dead in the child for ever.
+        self._thread = threading.Thread(target=self._loop_forever, name="batcher", daemon=True)
         self._thread.start()
 
     async def submit(self, item: Item, rows: int) -> Result:
@@ -77,12 +79,13 @@ class Batcher(Generic[Item, Result]):
 
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def close(self) -> None:
         """Finish what is waiting and stop the thread."""
         self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _loop_forever(self) -> None:
         held: _Ticket[Item, Result] | None = None
