@@ -175,8 +175,9 @@ class Supervised:
         port = self._announced() if presence is Presence.RUNNING else None
         due = before.answered_at is None or now - before.answered_at >= self._limits.probe_every_s
         answers = port is not None and due and self._probe(port)
-        program = self._program(before)
-        obituary = last_line(program.log) if presence is Presence.GONE and before.started_at is not None else ""
+        obituary = (
+            last_line(self._program(before).log) if presence is Presence.GONE and before.started_at is not None else ""
+        )
         life, move = next_move(before, presence, answers, obituary, now, self._limits)
         if answers:
             life = replace(life, port=port)
@@ -184,6 +185,7 @@ class Supervised:
         if move is Move.KILL:
             self.slot.kill()
         elif move is Move.START:
+            program = self._program(life)
             self.slot.start(program.command, env=program.env, cwd=program.cwd, log=program.log)
         return life
 

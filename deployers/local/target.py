@@ -57,7 +57,8 @@ class LocalTarget:
                 accepted = record.accept(plan)
                 if accepted != record:
                     save_record(self._record(plan.model), accepted)
-                self._stride(plan, accepted)
+                assert accepted.plan is not None
+                self._stride(accepted.plan, accepted)
         except OSError as error:
             raise TargetError(f"{plan.model}: {error}; the next tick tries again") from error
 

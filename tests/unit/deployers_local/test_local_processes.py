@@ -1,0 +1,139 @@
+"""Slots: one process at a time, known for certain, and no signal to a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployers.local.processes import (
+    LOG_BYTES_MAX,
+    Identity,
+    Presence,
+    Slot,
+    boot_id,
+    last_line,
+    locked,
+    open_log,
+    reap,
+)
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Iterator[Slot]:
+    found = Slot(tmp_path / "slot")
+    yield found
+    found.kill()
+    wait(lambda: found.presence() is Presence.GONE)
+    reap()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def run(slot: Slot, code: str) -> bool:
+    command = [sys.executable, "-S", "-c", code]
+    return slot.start(command, env={"WORD": "said"}, cwd=slot.folder.parent, log=slot.folder.parent / "log")
+
+
+def identity(slot: Slot) -> Identity:
+    wait(lambda: slot.identity() is not None)
+    found = slot.identity()
+    assert found is not None
+    return found
+
+
+def test_slot_holds_one_process(slot: Slot) -> None:
+    """A second start is refused while the first process lives, and works when it is gone."""
+    assert slot.presence() is Presence.GONE
+    assert run(slot, "input() if 0 else __import__('time').sleep(60)")
+    assert slot.presence() is Presence.RUNNING
+    assert not run(slot, "pass")
+    assert not run(Slot(slot.folder), "pass")
+    known = identity(slot)
+    assert Identity.of(known.pid) == known
+    os.kill(known.pid, signal.SIGKILL)
+    wait(lambda: slot.presence() is Presence.GONE)
+    assert run(slot, "pass")
+
+
+def test_process_has_its_own_session_environment_folder_and_log(slot: Slot) -> None:
+    """The process is cut loose from its starter: own session, no input, given environment, output in the log."""
+    run(
+        slot,
+        "import os,sys; print(os.getsid(0) == os.getpid(), os.environ['WORD'], os.getcwd(), sys.stdin.read() == '')",
+    )
+    log = slot.folder.parent / "log"
+    wait(lambda: slot.presence() is Presence.GONE)
+    assert last_line(log) == f"True said {slot.folder.parent} True"
+
+
+def test_signal_never_goes_to_a_stranger(slot: Slot) -> None:
+    """A process that has the recorded pid but started at another time is left alone."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        real = Identity.of(stranger.pid)
+        assert real is not None
+        slot.folder.mkdir()
+        stat = Path(f"/proc/{stranger.pid}/stat").read_text()
+        older = stat.replace(f" {real.started_ticks} ", f" {real.started_ticks - 1} ")
+        for text in (f"{boot_id()} {older}", f"another-boot {stat}"):
+            (slot.folder / "process").write_text(text)
+            slot.terminate()
+            slot.kill()
+            assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_children_that_outlive_their_parent_are_found_and_killed(slot: Slot) -> None:
+    """When the process died and a child of it lives on, the slot is orphaned, cannot be used, and can be cleaned."""
+    run(slot, "import os,time; os.fork() or os.setsid(); time.sleep(60)")
+    parent = identity(slot).pid
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    wait(lambda: bool(children.read_text().split()))
+    child = int(children.read_text())
+    os.kill(parent, signal.SIGKILL)
+    wait(lambda: slot.presence() is Presence.ORPHANED)
+    assert not run(slot, "pass")
+    slot.kill()
+    wait(lambda: slot.presence() is Presence.GONE)
+    assert Identity.of(child) is None
+
+
+@pytest.mark.parametrize("text", ["", "boot", "boot 12 (name", "boot 12 (na) me) S 1 2", "boot 12 (x) " + "1 " * 5])
+def test_torn_identity_is_none(text: str) -> None:
+    """What a shell was killed while writing is no identity."""
+    assert Identity.parse(text) is None
+
+
+def test_identity_survives_odd_names() -> None:
+    """A command named with blanks and brackets does not shift the fields."""
+    assert Identity.parse("b 12 (a) (b c)) S " + " ".join(map(str, range(1, 25)))) == Identity("b", 12, 19)
+
+
+def test_long_log_is_begun_anew(tmp_path: Path) -> None:
+    """A log over the limit is put aside once when the next process starts."""
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * (LOG_BYTES_MAX + 1))
+    with open_log(log) as handle:
+        os.write(handle, b"one\n\n  \n")
+    assert last_line(log) == "one"
+    assert (tmp_path / "log.1").stat().st_size == LOG_BYTES_MAX + 1
+    assert last_line(tmp_path / "none") == ""
+
+
+def test_lock_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    """A lock that another holds raises after the time-out, naming the file, and is free after release."""
+    with locked(tmp_path / "lock", 1), pytest.raises(TimeoutError, match="lock"), locked(tmp_path / "lock", 0.05):
+        pass
+    with locked(tmp_path / "lock", 0.05):
+        pass
