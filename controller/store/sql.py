@@ -7,9 +7,11 @@ Every writing transaction reads the leadership row first, under the lock that it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,16 +53,33 @@ class SqlStore(Store):
             raise StoreError(f"{self._file}: there is no such database; migrate it first")
         self._where = str(self._file)
         self._engine = make_engine(self._file)
-        with reading(self._engine, self._file) as db:
+        self._turn = Lock()
+        try:
+            self._check_schema()
+        except StoreError:
+            self.close()
+            raise
+
+    def _check_schema(self) -> None:
+        with self._read() as db:
             found = revision_of(db)
         if found != t.REVISION:
             raise StoreError(
                 f"{self._file}: the schema is at {found}, this release needs {t.REVISION}; migrate it first"
             )
 
+    def _read(self) -> AbstractContextManager[Connection]:
+        return reading(self._engine, self._file)
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        # Threads queue here, because waiting for SQLite's lock is polling: one of 16 threads once waited a second for it.
+        with self._turn, writing(self._engine, self._file) as db:
+            yield db
+
     # leadership
     def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             lease = _lease(db).taken_by(holder, now, ttl_s)
             if lease is None:
                 return None
@@ -68,20 +87,20 @@ class SqlStore(Store):
             return lease.epoch
 
     def release(self, holder: str) -> None:
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             _write_lease(db, _lease(db).released_by(holder))
 
     # reading
     def names(self) -> Sequence[str]:
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             return list(db.scalars(sa.select(t.models.c.name).order_by(t.models.c.name)))
 
     def load(self, name: str) -> ModelState | None:
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             return next(iter(self._load(db, name)), None)
 
     def load_all(self) -> Sequence[ModelState]:
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             return self._load(db, None)
 
     def _load(self, db: Connection, name: str | None) -> list[ModelState]:
@@ -112,11 +131,11 @@ class SqlStore(Store):
             query = query.order_by(t.cycles.c.opened_at.desc(), t.cycles.c.model, t.cycles.c.number.desc())
         else:
             query = query.where(t.cycles.c.model == name).order_by(t.cycles.c.number.desc())
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             return [cycle_of(row, where=self._where) for row in db.execute(query)]
 
     def open_cycles(self) -> int:
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             query = sa.select(sa.func.count()).select_from(t.cycles).where(t.cycles.c.outcome.is_(None))
             return db.scalars(query).one()
 
@@ -127,13 +146,13 @@ class SqlStore(Store):
         if name is not None:
             query = query.where(t.events.c.model == name)
         query = query.order_by(t.events.c.seq.desc() if newest else t.events.c.seq)
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             found = [event_of(row, where=self._where) for row in db.execute(query)]
         return found[::-1] if newest else found
 
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             _lease(db).check(epoch)
             check_conflict(state.name, _stored(db, state.name), None)
             after = stored_as(state)
@@ -147,7 +166,7 @@ class SqlStore(Store):
 
     def commit(self, epoch: int, commit: Commit) -> ModelState:
         name = commit.model.name
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             _lease(db).check(epoch)
             stored = _stored(db, name)
             check_conflict(name, stored, commit.model.row_version)
@@ -162,7 +181,7 @@ class SqlStore(Store):
             return after
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             _lease(db).check(epoch)
             if _stored(db, name).row_version is None:
                 raise ConflictError(f"{name}: there is no such model; was it deleted?")
@@ -176,13 +195,13 @@ class SqlStore(Store):
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
         query = sa.select(t.notices).where(t.notices.c.delivered_at.is_(None)).order_by(t.notices.c.at, t.notices.c.id)
-        with reading(self._engine, self._file) as db:
+        with self._read() as db:
             return [notice_of(row) for row in db.execute(query.limit(limit))]
 
     def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
         undelivered = sa.and_(t.notices.c.key == key, t.notices.c.delivered_at.is_(None))
         marks = {"attempts": t.notices.c.attempts + 1, "delivered_at": delivered_at}
-        with writing(self._engine, self._file) as db:
+        with self._write() as db:
             db.execute(sa.update(t.notices).where(undelivered).values(marks))
 
     def close(self) -> None:

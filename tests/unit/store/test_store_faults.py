@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -145,6 +146,21 @@ def test_two_processes_that_read_the_same_row_never_both_win(store: SqlStore, tm
     assert [event.data["read"] for event in store.events(limit=1000)] == list(range(1, won + 1))
 
 
+def test_threads_share_a_store(store: SqlStore) -> None:
+    """Many threads that commit at once all succeed, each on its own model, and no event is lost."""
+
+    def work(name: str) -> None:
+        state = store.create(1, replace(STATE, name=name), [])
+        for _ in range(20):
+            told = Event(model=name, kind="a.b", sentence="s", at=NOW)
+            state = store.commit(1, Commit(model=state, events=[told]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [f"m{i}" for i in range(8)]))
+    assert [state.row_version for state in store.load_all()] == [1, *[21] * 8]
+    assert len(store.events(limit=1000)) == 160
+
+
 def test_a_full_disk_is_a_clear_error_that_loses_nothing(store: SqlStore) -> None:
     """A commit that does not fit is refused whole; what was stored stays readable, and with space again the same commit works."""
     state = store.commit(
@@ -193,7 +209,13 @@ def test_damage_found_while_running_is_named(store: SqlStore, tmp_path: Path) ->
     data = file.read_bytes()
     file.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))
     with pytest.raises(CorruptStoreError, match=r"state.db: the database is damaged .* backup"):
-        SqlStore(url(tmp_path)).load_all()
+        open_unchecked(tmp_path)
+
+
+def open_unchecked(folder: Path) -> None:
+    """Read everything without the check of `open_store`."""
+    with closing(SqlStore(url(folder))) as store:
+        store.load_all()
 
 
 def test_a_document_of_a_newer_release_names_the_model(store: SqlStore) -> None:
