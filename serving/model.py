@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from serving.estimators import UnsafeEstimatorError, prepare_estimator
 from serving.frame import Schema
 from serving.manifest import (
     ClassValue,
@@ -34,6 +35,7 @@ Scorer: TypeAlias = Callable[[pd.DataFrame], Any]
 TRUSTED_TYPES = (
     "functools.partial",
     "numpy.dtype",
+    "numpy.ravel",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -108,9 +110,13 @@ def load_skops(path: Path) -> Any:
         refused = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
         if refused:
             raise ModelFolderError(f"{path}: holds types that are not trusted: {', '.join(refused)}")
-        return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+        estimator = skops.io.load(path, trusted=list(TRUSTED_TYPES))
+        prepare_estimator(estimator)
+        return estimator
     except ModelFolderError:
         raise
+    except UnsafeEstimatorError as error:
+        raise ModelFolderError(f"{path}: {error}") from error
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:

@@ -16,6 +16,7 @@ def main() -> int:
     """Serve the model that the command line names. Returns the exit status."""
     settings = parse_settings()
     logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     limit_threads()
     counters = tempfile.mkdtemp(prefix="ratchet-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 logger = logging.getLogger("serving.supervisor")
 
@@ -33,6 +34,7 @@ FAST_DEATHS_MAX = 10
 """After so many deaths in a row of workers that never settled the replica ends, for whoever runs it to see."""
 KILL_AFTER_S = 5.0
 """Seconds beyond the drain after which workers that still live are killed."""
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._life_read, self._life_write = os.pipe()
         self._wake_read, self._wake_write = os.pipe()
+        self._asked_to_stop = False
         self._stop_at: float | None = None
         self._fast_deaths = 0
         self._restart_at = 0.0
@@ -80,6 +83,8 @@ class Supervisor:
                 self._start()
             while True:
                 self._wait()
+                if self._asked_to_stop:
+                    self._stop()
                 status = self._reap()
                 self._note_ready()
                 if status is not None:
@@ -90,26 +95,39 @@ class Supervisor:
                     self._send(signal.SIGKILL)
 
     def _start(self) -> None:
+        """Fork one worker. Raises OSError when the system has no process or file descriptor left."""
         ready_read, ready_write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            status = EXIT_GAVE_UP
-            try:
-                self._leave_parent()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # or a child could run the parent's handlers
+        try:
+            pid = os.fork()
+            if pid == 0:
                 os.close(ready_read)
-                status = self._serve(ready_write, self._life_read)
-            except BaseException:
-                logger.exception("worker.failed")
-            finally:
-                os._exit(status)
-        os.close(ready_write)
-        self._children[pid] = _Child(ready_fd=ready_read, started_at=time.monotonic())
+                self._be_worker(ready_write)
+            self._children[pid] = _Child(ready_fd=ready_read, started_at=time.monotonic())
+        except OSError:
+            os.close(ready_read)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            os.close(ready_write)
+
+    def _be_worker(self, ready_fd: int) -> NoReturn:
+        """The rest of a child's life; it never returns into the parent's code."""
+        status = EXIT_GAVE_UP
+        try:
+            self._leave_parent()
+            status = self._serve(ready_fd, self._life_read)
+        except BaseException:
+            logger.exception("worker.failed")
+        finally:
+            os._exit(status)
 
     def _leave_parent(self) -> None:
         """In a new child: drop what belongs to the parent, above all its end of the life pipe."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in _HANDLED:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         for fd in (self._life_write, self._wake_read, self._wake_write, *(c.ready_fd for c in self._children.values())):
             os.close(fd)
 
@@ -160,7 +178,11 @@ class Supervisor:
 
     def _replace(self) -> None:
         while self._missing() and time.monotonic() >= self._restart_at:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                logger.warning("worker.not_started: %s", error)
+                self._restart_at = time.monotonic() + BACKOFF_MAX_S
 
     def _note_ready(self) -> None:
         """Announce once all workers accept requests."""
@@ -173,10 +195,12 @@ class Supervisor:
             self._announced = self._write_announcement()
 
     def _write_announcement(self) -> bool:
+        port = self._listener.getsockname()[1]
+        logger.info("replica.ready port=%d workers=%d", port, self._workers)
         if self._announce is None:
             return True
         try:
-            write_announcement(self._announce, self._listener.getsockname()[1])
+            write_announcement(self._announce, port)
         except OSError as error:
             logger.warning("announce.failed %s: %s; it is tried again each second", self._announce, error)
             return False
@@ -186,13 +210,17 @@ class Supervisor:
     def _signals(self) -> Iterator[None]:
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
-        signal.signal(signal.SIGINT, lambda *_: self._stop())
+        for number in _HANDLED:
+            signal.signal(number, self._note_signal)
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
+
+    def _note_signal(self, number: int, _: object) -> None:
+        """Only take note: a handler may run between any two instructions, so `run` acts on it."""
+        if number != signal.SIGCHLD:
+            self._asked_to_stop = True
 
     def _stop(self) -> None:
         """Stop taking connections and let the workers finish. The parent's socket closes too, or new connections would hang in it."""
