@@ -1,0 +1,1 @@
+"""What Ratchet is compared with, written as one would write it without Ratchet."""
