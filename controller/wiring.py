@@ -18,6 +18,7 @@ from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
 from controller.state import Phase
+from controller.store.migrate import migrate
 from controller.store.port import Store
 from controller.store.sql import SqlStore
 from pipelines.jobs.local import LocalJobRunner
@@ -50,6 +51,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
     clock: Clock = ScaledClock(settings.clock) if settings.clock else SystemClock()
+    migrate(settings.database_url)
     store = SqlStore(settings.database_url)
     jobs = LocalJobRunner(home)
     target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
