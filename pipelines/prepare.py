@@ -105,7 +105,8 @@ def _read(cache: StepCache, source: sources.DataSource, spec: Spec) -> Entry:
 def frame_fingerprint(frame: pd.DataFrame) -> str:
     """`sha256:…` of a table's column names, types and values."""
     digest = hashlib.sha256(repr([(name, str(kind)) for name, kind in frame.dtypes.items()]).encode())
-    plain = frame.astype(dict.fromkeys(frame.select_dtypes(object), str))
+    objects = [name for name in frame.columns if pd.api.types.is_object_dtype(frame[name])]
+    plain = frame.astype(dict.fromkeys(objects, str))
     digest.update(pd.util.hash_pandas_object(plain, index=False).to_numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 

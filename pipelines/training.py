@@ -71,8 +71,7 @@ def windowed(frame: pd.DataFrame, time_column: str | None, window_s: float | Non
 
     if window_s is None:
         return frame
-    if time_column is None:
-        raise PermanentJobError("data.time: train.window needs the column that holds the rows' time")
+    assert time_column is not None, "the schema asks for data.time where there is a window"
     time = frame[time_column]
     return frame[time > time.max() - pd.Timedelta(seconds=window_s)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class SklearnFamily:
         parameters: Mapping[str, ParameterValue],
         seed: int,
     ) -> Fitted:
+        # OpenMP threads that spin while they wait would take the cores from the versions that serve meanwhile.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from sklearn.exceptions import ConvergenceWarning
 
         pipeline = self.build(features, task, merged(self.name, self.parameters, parameters), seed)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.data.labels import classes_of
+from pipelines.data.labels import classes_of, plain_label
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import Task
 from policies.schema import DataSpec, PredictionLogSource
@@ -131,7 +131,7 @@ def _check_numbers(present: pd.Series, where: str) -> None:
     bad = present[numbers.isna()]
     if len(bad):
         raise PermanentJobError(
-            f"{where}: task regression takes numbers but {len(bad)} values are none, such as {bad.iloc[0]!r}"
+            f"{where}: task regression takes numbers but {len(bad)} values are none, such as {plain_label(bad.iloc[0])!r}"
         )
     if count := int(np.isinf(numbers.to_numpy(dtype="float64")).sum()):
         raise PermanentJobError(
@@ -151,7 +151,7 @@ def check_ids(frame: pd.DataFrame, spec: DataSpec) -> None:
     if len(doubled):
         raise PermanentJobError(
             f"data.id: column {spec.id!r}: ids must differ but {doubled.nunique()} occur more than once, such as"
-            f" {doubled.iloc[0]!r}; remove the copies, or name no id"
+            f" {plain_label(doubled.iloc[0])!r}; remove the copies, or name no id"
         )
 
 
@@ -172,7 +172,7 @@ def parse_times(column: pd.Series, field: str) -> pd.Series:
         if len(bad):
             raise PermanentJobError(
                 f"{where}: must hold times such as 2026-03-01T12:00:00Z, but {len(bad)} of {len(column)} values are none,"
-                f" such as {bad.iloc[0]!r} in row {bad.index[0] + 1}"
+                f" such as {plain_label(bad.iloc[0])!r} in row {bad.index[0] + 1}"
             )
     return parsed.dt.as_unit("us")
 

@@ -76,19 +76,21 @@ class SqlQuery:
     def _fetch(self, connection: sqlalchemy.Connection) -> pd.DataFrame:
         import pandas as pd
 
+        result = connection.exec_driver_sql(self.query)
+        if not result.returns_rows:
+            raise PermanentJobError("data.source.query: must be a query that gives rows (SELECT …)")
+        columns = list(result.keys())
         chunks: list[Any] = []
         rows = 0
-        for chunk in pd.read_sql_query(self.query, connection, chunksize=_CHUNK_ROWS):
-            chunks.append(chunk)
+        while chunk := result.fetchmany(_CHUNK_ROWS):
             rows += len(chunk)
             if rows > self.rows_max:
                 raise PermanentJobError(
                     f"data.source.query: the result must have at most {self.rows_max:,} rows but has more; narrow it"
                 )
-        chunks = [chunk for chunk in chunks if len(chunk)] or chunks[:1]
-        if not chunks:
-            raise PermanentJobError("data.source.query: the query gives no rows")
-        return pd.concat(chunks, ignore_index=True)
+            records = [tuple(row) for row in chunk]
+            chunks.append(pd.DataFrame.from_records(records, columns=columns, coerce_float=True))
+        return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=columns)
 
 
 def _read_only(engine: sqlalchemy.Engine) -> sqlalchemy.Connection:
