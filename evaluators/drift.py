@@ -38,7 +38,7 @@ class DriftReport:
     """Of all features."""
     drifted: Sequence[str]
     scores: Mapping[str, Mapping[str, Any]]
-    """Feature → {"method", "value", "threshold"} as Evidently gives them; absent for features that hold nothing on one side."""
+    """Feature → {"method", "value", "threshold", "drifted"} as Evidently gives them; absent for features that hold nothing on one side."""
 
 
 def window_end(now: datetime, window: timedelta) -> datetime:
@@ -148,17 +148,8 @@ def compare_frames(
     ]
     both = [f for f in features if old[f["name"]].notna().any() and new[f["name"]].notna().any()]
     scores = _evidently(_sampled(old), _sampled(new), both) if both else {}
-    drifted = [f["name"] for f in features if f["name"] in one_sided or _has_drifted(scores.get(f["name"]))]
+    drifted = [f["name"] for f in features if f["name"] in one_sided or scores.get(f["name"], {}).get("drifted")]
     return DriftReport(share=len(drifted) / len(features), drifted=drifted, scores=scores)
-
-
-def _has_drifted(score: Mapping[str, Any] | None) -> bool:
-    """A p-value drifts below its threshold, a distance from its threshold on (Evidently's rule)."""
-    if score is None:
-        return False
-    if "p_value" in score["method"]:
-        return bool(score["value"] < score["threshold"])
-    return bool(score["value"] >= score["threshold"])
 
 
 def _columns(frame: pd.DataFrame, features: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -185,7 +176,7 @@ def _sampled(frame: pd.DataFrame) -> pd.DataFrame:
 def _evidently(
     reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Mapping[str, str]]
 ) -> dict[str, dict[str, Any]]:
-    """Feature → method, value and threshold."""
+    """Feature → method, value, threshold and verdict."""
     os.environ["DO_NOT_TRACK"] = "1"
     kinds = {
         kind: [f["name"] for f in features if f["kind"] == kind]
@@ -194,27 +185,40 @@ def _evidently(
     names = [f["name"] for f in features]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Evidently also correlates columns, and warns of constant ones
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
-
-        shape = DataDefinition(
-            numerical_columns=kinds["numeric"],
-            categorical_columns=kinds["categorical"] + kinds["boolean"],
-            text_columns=kinds["text"],
-        )
         try:
-            snapshot = Report([DataDriftPreset()]).run(
+            from evidently import DataDefinition, Dataset, Report
+            from evidently.presets import DataDriftPreset
+
+            shape = DataDefinition(
+                numerical_columns=kinds["numeric"],
+                categorical_columns=kinds["categorical"] + kinds["boolean"],
+                text_columns=kinds["text"],
+            )
+            snapshot = Report([DataDriftPreset()], include_tests=True).run(
                 Dataset.from_pandas(current[names].reset_index(drop=True), data_definition=shape),
                 Dataset.from_pandas(reference[names].reset_index(drop=True), data_definition=shape),
             )
-            metrics = snapshot.dict()["metrics"]
+            found = snapshot.dict()
+            return _verdicts(found["metrics"], found["tests"])
+        except ImportError as error:
+            raise DriftUnknownError(f"Evidently is not installed ({error}): pip install 'ratchetd[drift]'") from error
         except Exception as error:
             raise DriftUnknownError(f"Evidently failed: {type(error).__name__}: {error}") from error
+
+
+def _verdicts(metrics: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Evidently's verdict of each column. (Its scores alone do not tell: of some methods more is drift, of others less.)"""
+    failed = {
+        test["metric_config"]["params"]["column"]
+        for test in tests
+        if test["id"] == "drift" and str(test["status"]).endswith("FAIL")
+    }
     return {
         metric["config"]["column"]: {
             "method": metric["config"]["method"],
             "value": float(metric["value"]),
             "threshold": float(metric["config"]["threshold"]),
+            "drifted": metric["config"]["column"] in failed,
         }
         for metric in metrics
         if metric["config"]["type"].endswith(":ValueDrift")

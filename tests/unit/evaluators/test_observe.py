@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from live_log import NOW, minutes_before, write_labels, write_predictions
 from model_folders import context, model_folder, policy
 from pydantic import TypeAdapter
 
-from evaluators.drift import window_end
+from evaluators.drift import DriftUnknownError, compare_frames, window_end
 from evaluators.observe import run
 from policies.signals import Comparison, Signal
 
@@ -223,6 +224,44 @@ def test_drift_is_evidently_s_verdict_and_is_measured_once_a_window(tmp_path: Pa
     assert again["signals"]["drift"]["value"] == 0.5
     assert again["evidence"]["drift"]["drifted"] == ["x"]
     assert any("measured again" in problem for problem in again["problems"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [500, 1_500])
+def test_each_kind_of_feature_drifts_by_evidently_s_rule(rows: int) -> None:
+    """Small references are judged by p-values and large ones by distances, where less and more mean drift; text and booleans too."""
+    rng = np.random.default_rng(0)
+
+    def frame(shift: float, words: str, n: int) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "moved": rng.normal(shift, 1, n), "same": rng.normal(size=n), "constant": 1.0,
+                "title": [f"{words} {i}" for i in rng.integers(0, 50, n)],
+                "flag": (rng.random(n) < 0.3 + shift / 4).astype(float), "lost": np.nan if shift else 1.0,
+            }
+        )  # fmt: skip
+
+    kinds = {"moved": "numeric", "same": "numeric", "constant": "numeric", "title": "text",
+             "flag": "boolean", "lost": "categorical", "never": "numeric"}  # fmt: skip
+    features = [{"name": name, "kind": kind} for name, kind in kinds.items()]
+    report = compare_frames(frame(0, "hello world", rows), frame(1, "bye moon", 800), features)
+    assert report.drifted == ["moved", "title", "flag", "lost"]
+    assert report.share == pytest.approx(4 / 7)
+    assert ("p_value" in report.scores["moved"]["method"]) is (rows == 500)
+
+
+def test_drift_without_evidently_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the extra is not installed drift is unknown, and the reason says how to have it."""
+    monkeypatch.setitem(sys.modules, "evidently", None)
+    frame = pd.DataFrame({"x": [1.0, 2.0]})
+    with pytest.raises(DriftUnknownError, match=r"pip install 'ratchetd\[drift\]'"):
+        compare_frames(frame, frame, [{"name": "x", "kind": "numeric"}])
+
+
+def test_drift_without_features_is_unknown() -> None:
+    """A model without features has nothing that could drift."""
+    with pytest.raises(DriftUnknownError, match="no features"):
+        compare_frames(pd.DataFrame({"late": [1]}), pd.DataFrame({"late": [1]}), [])
 
 
 # ---------------------------------------------------------------- comparison
