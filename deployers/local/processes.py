@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ _LAUNCH = (
     "read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id"
     ' && echo "$boot $stat" >"$0" && exec "$@"'
 )
+_ERROR = re.compile(r"\b(ERROR|CRITICAL)\b")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Processes that this one started, to be reaped by it, whichever slot object started them."""
 
@@ -157,7 +159,7 @@ class Slot:
                 return False
             self.announce.unlink(missing_ok=True)
             self._identity.unlink(missing_ok=True)
-            with open_log(log) as output:
+            with log.open("ab") as output:
                 child = subprocess.Popen(
                     ["/bin/sh", "-c", _LAUNCH, str(self._identity), *command],
                     stdin=subprocess.DEVNULL,
@@ -210,26 +212,28 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-@contextlib.contextmanager
-def open_log(path: Path) -> Iterator[int]:
-    """A descriptor that appends to the log, which is begun anew when it has grown too long."""
+def begin_log(path: Path) -> int:
+    """Put a log aside that has grown too long, and say at which byte the next process begins to write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            os.replace(path, path.with_name(path.name + ".1"))
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        yield handle
-    finally:
-        os.close(handle)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if size <= LOG_BYTES_MAX:
+        return size
+    os.replace(path, path.with_name(path.name + ".1"))
+    return 0
 
 
-def last_line(log: Path, *, bytes_max: int = 4096, length_max: int = 300) -> str:
-    """The last line in a log that is not empty; an empty string if there is none."""
+def last_words(log: Path, begin: int, *, bytes_max: int = 8192, length_max: int = 400) -> str:
+    """What a process that wrote from byte `begin` said last: its last line of level ERROR, else its last line, else nothing."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - bytes_max))
+            size = log.stat().st_size
+            file.seek(max(begin if begin <= size else 0, size - bytes_max))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line), "")[-length_max:]
+    spoken = [line for line in lines if line]
+    errors = [line for line in spoken if _ERROR.search(line)]
+    return next(reversed(errors or spoken), "")[-length_max:]

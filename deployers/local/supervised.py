@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deployers.local.processes import Presence, Slot, boot_id, last_line
+from deployers.local.processes import Presence, Slot, begin_log, boot_id, last_words
 from deployers.target import ReplicaState
 from pipelines.jobs.files import read_json, write_json_atomic
 
@@ -52,6 +52,8 @@ class Life:
 
     boot: str
     started_at: float | None = None
+    log_from: int = 0
+    """Byte of the log at which the process began to write."""
     ready_at: float | None = None
     answered_at: float | None = None
     """When a probe last succeeded."""
@@ -175,18 +177,21 @@ class Supervised:
         port = self._announced() if presence is Presence.RUNNING else None
         due = before.answered_at is None or now - before.answered_at >= self._limits.probe_every_s
         answers = port is not None and due and self._probe(port)
-        obituary = (
-            last_line(self._program(before).log) if presence is Presence.GONE and before.started_at is not None else ""
-        )
+        died = presence is Presence.GONE and before.started_at is not None
+        obituary = last_words(self._program(before).log, before.log_from) if died else ""
         life, move = next_move(before, presence, answers, obituary, now, self._limits)
         if answers:
             life = replace(life, port=port)
-        self._remember(before, replace(life, draining_since=None))
-        if move is Move.KILL:
-            self.slot.kill()
-        elif move is Move.START:
-            program = self._program(life)
-            self.slot.start(program.command, env=program.env, cwd=program.cwd, log=program.log)
+        life = replace(life, draining_since=None)
+        if move is not Move.START:
+            self._remember(before, life)
+            if move is Move.KILL:
+                self.slot.kill()
+            return life
+        program = self._program(life)
+        life = replace(life, log_from=begin_log(program.log))
+        self._remember(before, life)  # first, so that a start that nobody remembers cannot be
+        self.slot.start(program.command, env=program.env, cwd=program.cwd, log=program.log)
         return life
 
     def stop(self, now: float, *, idle: bool) -> bool:

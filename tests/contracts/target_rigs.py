@@ -26,7 +26,7 @@ LIMITS = Limits(
     backoff_max_s=0.5,
     stable_s=2.0,
     drain_timeout_s=10,
-    grace_s=5,
+    grace_s=1.5,
 )
 STUB = Path(__file__).with_name("replica_stub.py")
 

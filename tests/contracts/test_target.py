@@ -329,7 +329,7 @@ def test_stopping_everything_leaves_no_process(local: LocalRig) -> None:
     pids = [local.process(slot) for slot in ("router", "v1-0")]
     local.target.stop_all()
     assert not any(map(is_alive, pids))
-    settle(local, wanted)
+    settle(local, wanted, lambda s: s.generation == 1 and s.replicas[1].state is ReplicaState.READY, what="back")
     assert local.predict()[0] == 200
 
 

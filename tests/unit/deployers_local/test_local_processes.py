@@ -17,10 +17,10 @@ from deployers.local.processes import (
     Identity,
     Presence,
     Slot,
+    begin_log,
     boot_id,
-    last_line,
+    last_words,
     locked,
-    open_log,
     reap,
 )
 
@@ -75,7 +75,7 @@ def test_process_has_its_own_session_environment_folder_and_log(slot: Slot) -> N
     )
     log = slot.folder.parent / "log"
     wait(lambda: slot.presence() is Presence.GONE)
-    assert last_line(log) == f"True said {slot.folder.parent} True"
+    assert last_words(log, 0) == f"True said {slot.folder.parent} True"
 
 
 def test_signal_never_goes_to_a_stranger(slot: Slot) -> None:
@@ -122,13 +122,32 @@ def test_identity_survives_odd_names() -> None:
 
 def test_long_log_is_begun_anew(tmp_path: Path) -> None:
     """A log over the limit is put aside once when the next process starts."""
-    log = tmp_path / "log"
+    log = tmp_path / "serving" / "log"
+    assert begin_log(log) == 0
+    log.write_bytes(b"short")
+    assert begin_log(log) == 5
     log.write_bytes(b"x" * (LOG_BYTES_MAX + 1))
-    with open_log(log) as handle:
-        os.write(handle, b"one\n\n  \n")
-    assert last_line(log) == "one"
-    assert (tmp_path / "log.1").stat().st_size == LOG_BYTES_MAX + 1
-    assert last_line(tmp_path / "none") == ""
+    assert begin_log(log) == 0
+    assert log.with_name("log.1").stat().st_size == LOG_BYTES_MAX + 1
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ""),
+        ("one\n\n  \n", "one"),
+        ("1 ERROR model refused\n2 WARNING worker died\n", "1 ERROR model refused"),
+        ("Traceback\n  File x\nValueError: bad\n", "ValueError: bad"),
+    ],
+)
+def test_last_words_are_the_last_error_of_this_process(tmp_path: Path, text: str, words: str) -> None:
+    """The last ERROR line, else the last line; what an earlier process wrote does not count."""
+    log = tmp_path / "log"
+    earlier = "0 ERROR of the process before\n"
+    log.write_text(earlier + text)
+    assert last_words(log, len(earlier)) == words
+    assert last_words(tmp_path / "none", 0) == ""
 
 
 def test_lock_is_waited_for_only_so_long(tmp_path: Path) -> None:
