@@ -178,7 +178,9 @@ class _Builder:
         if not self._open:
             return ()
         frame = self._open[-1]
-        return (*frame.path, frame.key if frame.key is not None else len(frame.value))
+        if isinstance(frame.value, list):
+            return (*frame.path, len(frame.value))
+        return frame.path if frame.key is None else (*frame.path, frame.key)
 
     def _add(self, value: Any) -> None:
         if not self._open:
@@ -214,8 +216,7 @@ class _Builder:
         )
 
     def _stop(self, event: Event, rule: str) -> None:
-        path = self._path() if self._open else ()
-        self._note(event, path, rule)
+        self._note(event, self._path(), rule)
         raise _TooMuch
 
 

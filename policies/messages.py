@@ -54,10 +54,13 @@ def translate(error: ValidationError, document: Document, *, file: str) -> list[
                 file=file, line=line, column=column, path=spell_path(at), rule=rule, value=value, suggestion=suggestion
             )
     problems = sorted(_without_followers(list(found.values())), key=lambda p: (p.line, p.column))
-    if len(problems) > PROBLEMS_MAX:
-        left = len(problems) - PROBLEMS_MAX + 1
-        return [*problems[: PROBLEMS_MAX - 1], Problem(file=file, rule=f"{left} more problems at least, not shown")]
-    return problems
+    if len(problems) <= PROBLEMS_MAX:
+        return problems
+    shown_last = problems[PROBLEMS_MAX - 1]
+    more = Problem(
+        file=file, line=shown_last.line, column=shown_last.column, rule="more problems from here on, not shown"
+    )
+    return [*problems[: PROBLEMS_MAX - 1], more]
 
 
 def _without_followers(problems: list[Problem]) -> list[Problem]:
@@ -76,10 +79,8 @@ def _place(detail: ErrorDetails, value: Any) -> Path:
     path: Path = ()
     for i, step in enumerate(steps):
         last = i == len(steps) - 1
-        if (isinstance(value, Mapping) and step in value) or (
-            isinstance(value, list) and isinstance(step, int) and step < len(value)
-        ):
-            path, value = (*path, step), value[step]
+        if _has_child(value, step):
+            path, value = (*path, step), _child(value, step)
         elif step == "hold" and isinstance(value, Mapping) and len(value) == 1:
             path, value = (*path, next(iter(value))), next(iter(value.values()))
         elif last and detail["type"] == "missing" and isinstance(value, Mapping):
@@ -148,6 +149,12 @@ def _value(detail: ErrorDetails, path: Path, document: Any) -> str:
     return shown(given if _is_container(document) and not _is_container(given) else document)
 
 
+def _has_child(document: Any, step: str | int) -> bool:
+    if isinstance(document, Mapping):
+        return step in document
+    return isinstance(document, list) and isinstance(step, int) and step < len(document)
+
+
 def _child(document: Any, step: str | int) -> Any:
     if isinstance(document, Mapping):
         return document.get(step)
@@ -155,8 +162,9 @@ def _child(document: Any, step: str | int) -> Any:
 
 
 def _choice(path: Path, choices: list[str], value: str, given: object) -> _Said:
-    rule = f"must be {choices[0]}" if len(choices) == 1 else f"must be one of {', '.join(choices)}"
-    return path, rule, value, did_you_mean(given, choices)
+    if len(choices) == 1:
+        return path, f"must be {choices[0]}", value, ""
+    return path, f"must be one of {', '.join(choices)}", value, did_you_mean(given, choices)
 
 
 def _wrong_type(path: Path, nouns: list[str], value: str, given: object) -> _Said:

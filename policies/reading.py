@@ -139,6 +139,8 @@ def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path | Problem]:
                 yield path
             elif path.exists():
                 yield Problem(file=str(path), rule="must be a file or a folder")
+            elif path.is_symlink():
+                yield Problem(file=str(path), rule="links to a file that is not there")
             else:
                 yield _missing(path)
         except (OSError, ValueError) as error:

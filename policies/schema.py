@@ -85,7 +85,7 @@ class CsvSource(Shape):
     """Comma-separated values (optionally gzip) with a header line."""
 
     kind: Literal["csv"]
-    """Says that this is a CSV file."""
+    """`csv`."""
     path: Text
     """The file; a relative path starts at the policy file's folder."""
 
@@ -94,7 +94,7 @@ class ParquetSource(Shape):
     """One Parquet file, or a folder of them."""
 
     kind: Literal["parquet"]
-    """Says that these are Parquet files."""
+    """`parquet`."""
     path: Text
     """The file or folder; a relative path starts at the policy file's folder."""
 
@@ -103,7 +103,7 @@ class SqlSource(Shape):
     """A query on a database named by a SQLAlchemy URL. Exactly one of url and url_env."""
 
     kind: Literal["sql"]
-    """Says that this is a database."""
+    """`sql`."""
     url: str | None = None
     """For example `sqlite:///data/sales.db`; must not hold a password."""
     url_env: str | None = None
@@ -126,7 +126,7 @@ class PredictionLogSource(Shape):
     """What the model itself was asked and what was later reported as the label."""
 
     kind: Literal["prediction-log"]
-    """Says that the rows come from the model's own prediction log."""
+    """`prediction-log`."""
 
 
 Source = Annotated[CsvSource | ParquetSource | SqlSource | PredictionLogSource, Field(discriminator="kind")]
@@ -142,9 +142,9 @@ class DataSpec(Shape):
     time: Text | None = None
     """Column: when the prediction is asked for."""
     label_time: Text | None = None
-    """Column: when the label becomes known. Rows are trained on only after that."""
+    """Column: when the label becomes known. A row counts once nearly all labels of its age are in."""
     label_delay: Duration | None = None
-    """How long after `time` a label is known, where no column says so."""
+    """How long after `time` labels are in; a younger row does not count, whether its label is in or not."""
     id: Text | None = None
     """Column that identifies a row; duplicates are an error."""
     exclude: tuple[Text, ...] = ()
@@ -157,7 +157,7 @@ class DataSpec(Shape):
     ] = 0.2
     """The newest share of the rows, or time span, that is kept from training, for judging."""
     min_rows: PositiveInt = 200
-    """A cycle with fewer training rows ends as inconclusive."""
+    """A cycle with fewer rows to train on fails."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -166,8 +166,6 @@ class DataSpec(Shape):
             raise ValueError("label, time, label_time and id must be different columns")
         if self.time is None and (self.label_time or self.label_delay):
             raise ValueError("label_time and label_delay need time")
-        if self.label_time and self.label_delay:
-            raise ValueError("give label_time or label_delay, not both")
         if self.include is not None and self.label in self.include:
             raise ValueError(f"include must not hold the label, but got {self.label!r}")
         both = sorted(set(self.include or ()) & set(self.exclude))
@@ -327,13 +325,13 @@ class Deploy(Shape):
     """Where versions serve."""
 
     target: Literal["local", "docker", "kubernetes"] = "local"
-    """Processes on this machine, containers, or a cluster."""
+    """`local`: processes on this machine; `docker`: containers; `kubernetes`: a cluster."""
     replicas: Annotated[Whole, Field(ge=1, le=256)] = 1
     """Serving processes (or containers) a version."""
     workers: Annotated[Whole, Field(ge=1, le=64)] = 1
     """Forked workers a replica; they share the model's memory."""
     base_image: Text | None = None
-    """Image under the serving and model layers; by default none."""
+    """Image under the serving and model layers: an OCI layout, `FOLDER` or `FOLDER:TAG`; by default none."""
 
 
 class SlackNotice(Shape):
@@ -356,7 +354,7 @@ class LogNotice(Shape):
     model_config = ConfigDict(json_schema_extra={"required": ["log"]})
 
     log: Literal["info", "warning"] = "info"
-    """The level."""
+    """The level: `info` or `warning`."""
 
 
 NOTICE_KEYS = ("slack", "webhook", "log")
@@ -389,7 +387,7 @@ class Spec(Shape):
     """What the owner of a model asks for."""
 
     task: Task
-    """What kind of prediction it makes."""
+    """`binary`, `multiclass` or `regression`."""
     data: DataSpec
     """Where rows come from and which columns mean what."""
     train: TrainSpec
@@ -407,7 +405,7 @@ class Spec(Shape):
     gates: tuple[Gate, ...] = ()
     """What a challenger must pass before it may serve; all of them."""
     approval: Literal["automatic", "required"] = "automatic"
-    """Whether a person must approve a challenger that passed its gates."""
+    """`required`: a person must approve a challenger that passed its gates."""
     approval_timeout: PositiveDuration = parse_duration("7d")
     """A cycle not approved by then ends as inconclusive."""
     rollout: Rollout = Rollout()
@@ -459,9 +457,9 @@ class ModelPolicy(Shape):
     """One model's policy."""
 
     apiVersion: Literal["ratchet.dev/v1"]  # noqa: N815 - Kubernetes' spelling
-    """Version of this format."""
+    """`ratchet.dev/v1`: the version of this format."""
     kind: Literal["ModelPolicy"]
-    """What the file is."""
+    """`ModelPolicy`: what the file is."""
     metadata: Metadata
     """Who the model is."""
     spec: Spec

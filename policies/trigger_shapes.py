@@ -151,8 +151,8 @@ class EstimatedPerformanceTrigger(Shape):
     """Which score, and when it is bad."""
 
 
-def _short(key: str, rule: str) -> BeforeValidator:
-    """Reads a bare text as the mapping that it is short for."""
+def _short(key: str, rule: str, written_as: Any) -> BeforeValidator:
+    """Reads a bare text as the mapping that it is short for; `written_as` is its type for the JSON Schema."""
 
     def expand(value: object) -> object:
         if isinstance(value, str):
@@ -161,20 +161,23 @@ def _short(key: str, rule: str) -> BeforeValidator:
             raise ValueError(f"{rule}, but got {value!r}")
         return value
 
-    return BeforeValidator(expand)
+    return BeforeValidator(expand, json_schema_input_type=written_as)
+
+
+_SCHEDULE_RULE = 'a schedule is a cron expression in quotes, such as "0 4 * * 1"'
 
 
 class ScheduleTrigger(Shape):
     """Fires at set times."""
 
-    schedule: Annotated[Schedule, _short("cron", 'a schedule is a cron expression in quotes, such as "0 4 * * 1"')]
+    schedule: Annotated[Schedule, _short("cron", _SCHEDULE_RULE, str | Schedule)]
     """When: a cron expression, in UTC."""
 
 
 class StalenessTrigger(Shape):
     """Fires when the champion has grown old."""
 
-    staleness: Annotated[Staleness, _short("age", "staleness is a duration, such as 30d")]
+    staleness: Annotated[Staleness, _short("age", "staleness is a duration, such as 30d", Duration | Staleness)]
     """How old: a duration."""
 
 
@@ -190,7 +193,9 @@ class ManualTrigger(Shape):
 
     model_config = ConfigDict(json_schema_extra={"required": ["manual"]})
 
-    manual: Annotated[Manual, BeforeValidator(lambda v: {} if v is None else v)] = Manual()
+    manual: Annotated[
+        Manual, BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=Manual | None)
+    ] = Manual()
     """Nothing to say."""
 
 

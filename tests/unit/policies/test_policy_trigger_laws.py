@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -17,6 +17,8 @@ from policies.triggers import TriggerFacts, TriggerState, evaluate, kleene, need
 
 NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
 FIRED, QUIET, UNKNOWN = TriggerState.FIRED, TriggerState.QUIET, TriggerState.UNKNOWN
+LAW = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no counterexample."""
 ORDER = {QUIET: 0, UNKNOWN: 1, FIRED: 2}
 states = st.sampled_from(list(TriggerState))
 moments = st.integers(0, 3600 * 24 * 3650).map(lambda s: datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=s))
@@ -65,6 +67,7 @@ def looks(draw: st.DrawFn, tree: Any) -> TriggerFacts:
     )
 
 
+@LAW
 @given(st.lists(states, min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_kleene_laws(values: list[TriggerState], random: Any) -> None:
     """any is the maximum and all the minimum of quiet < unknown < fired, in any order, and so De Morgan holds."""
@@ -79,6 +82,7 @@ def test_kleene_laws(values: list[TriggerState], random: Any) -> None:
         assert {FIRED: QUIET, QUIET: FIRED, UNKNOWN: UNKNOWN}[opposite] is kleene(needed, values)
 
 
+@LAW
 @given(st.lists(states, min_size=1, max_size=5), st.data())
 def test_unknown_is_the_answer_exactly_if_it_matters(values: list[TriggerState], data: st.DataObject) -> None:
     """Learning what was unknown never changes an answer that was known, and can change one that was not."""
@@ -89,6 +93,7 @@ def test_unknown_is_the_answer_exactly_if_it_matters(values: list[TriggerState],
     assert kleene(needed, values) is (outcomes.pop() if len(outcomes) == 1 else UNKNOWN)
 
 
+@LAW
 @given(st.lists(states, min_size=1, max_size=5), st.data())
 def test_kleene_is_monotonous(values: list[TriggerState], data: st.DataObject) -> None:
     """Raising one input (quiet, unknown, fired) never lowers the answer, and asking for more never raises it."""
@@ -100,6 +105,7 @@ def test_kleene_is_monotonous(values: list[TriggerState], data: st.DataObject) -
         assert ORDER[kleene(needed + 1, values)] <= ORDER[kleene(needed, values)]
 
 
+@LAW
 @given(st.data())
 def test_any_facts_are_looked_at(data: st.DataObject) -> None:
     """No facts make evaluation raise; memory survives JSON; next_at is in the future; ids are unique."""
@@ -117,6 +123,7 @@ def test_any_facts_are_looked_at(data: st.DataObject) -> None:
         assert memory == result.memory
 
 
+@LAW
 @given(st.data())
 def test_without_signals_only_time_fires(data: st.DataObject) -> None:
     """A leaf that needs a signal never fires without one, whatever it remembers."""
@@ -129,6 +136,7 @@ def test_without_signals_only_time_fires(data: st.DataObject) -> None:
             assert result.memory.get(leaf.id) == first.memory.get(leaf.id)
 
 
+@LAW
 @given(st.data(), st.timedeltas(timedelta(0), timedelta(days=400)))
 def test_waiting_never_unfires_time(data: st.DataObject, wait: timedelta) -> None:
     """A schedule or staleness that has fired keeps firing until a cycle closes."""
@@ -139,6 +147,7 @@ def test_waiting_never_unfires_time(data: st.DataObject, wait: timedelta) -> Non
         assert ORDER[late.state] >= ORDER[early.state]
 
 
+@LAW
 @given(st.data())
 def test_next_at_is_when_time_fires(data: st.DataObject) -> None:
     """At `next_at` the time-based leaf that named it fires, and just before it none does that had not fired."""
@@ -152,6 +161,7 @@ def test_next_at_is_when_time_fires(data: st.DataObject) -> None:
     assert evaluate(tree, replace(facts, now=just_before)).state is QUIET
 
 
+@LAW
 @given(st.data(), st.timedeltas(timedelta(minutes=2), timedelta(days=900)))
 def test_clock_going_back_never_fires(data: st.DataObject, back: timedelta) -> None:
     """What did not fire before the clock went back by more than the allowed skew does not fire after it."""

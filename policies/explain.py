@@ -1,0 +1,260 @@
+"""A policy in words: when each trigger would fire, and what then happens. Pure; `ratchet validate` prints it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from policies.cron import parse_cron
+from policies.durations import format_duration as span
+from policies.gate_shapes import (
+    AtLeastGate,
+    AtMostGate,
+    Gate,
+    LatencyGate,
+    NoWorseGate,
+    SizeGate,
+    SliceRule,
+    SlicesGate,
+)  # fmt: skip
+from policies.rollout_shapes import Step
+from policies.schema import (
+    CsvSource,
+    Deploy,
+    LogNotice,
+    ModelPolicy,
+    Notice,
+    ParquetSource,
+    PredictionLogSource,
+    SlackNotice,
+    Source,
+    Spec,
+    SqlSource,
+    WebhookNotice,
+)  # fmt: skip
+from policies.trigger_shapes import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    Drift,
+    DriftTrigger,
+    EstimatedPerformance,
+    EstimatedPerformanceTrigger,
+    ManualTrigger,
+    Performance,
+    PerformanceTrigger,
+    ScheduleTrigger,
+    StalenessTrigger,
+    TriggerNode,
+    VolumeTrigger,
+    children,
+)  # fmt: skip
+
+
+def explain(policy: ModelPolicy, *, now: datetime | None = None) -> list[str]:
+    """Lines for a person, indented by two spaces a level; with `now` (UTC), also when schedules are next due."""
+    spec = policy.spec
+    task = f"{spec.task.value} model" if spec.task != "regression" else "regression"
+    return [
+        f"{policy.name}: a {task} of {spec.data.label!r}, judged by {spec.objective.metric}.",
+        *_data(spec),
+        *_training(spec),
+        *_triggers(spec.triggers, now),
+        _limits(spec),
+        *_gates(spec.gates),
+        *_approval(spec),
+        *_rollout(spec),
+        *_notices(spec.notify),
+    ]
+
+
+# ---------------------------------------------------------------- data and training
+def _data(spec: Spec) -> list[str]:
+    data = spec.data
+    if data.label_time is not None:
+        matured = f" A row counts once its label is known, at {data.label_time!r}."
+    elif data.label_delay is not None:
+        matured = f" A row counts once its label is known, {span(data.label_delay)} after {data.time!r}."
+    else:
+        matured = ""
+    kept = span(data.holdout) if isinstance(data.holdout, timedelta) else f"{100 * data.holdout:g}%"
+    return [
+        f"Reads {_source(data.source)}.{matured}",
+        f"Keeps the newest {kept} of the rows for judging; needs at least {data.min_rows} rows to train on.",
+    ]
+
+
+def _source(source: Source) -> str:
+    match source:
+        case CsvSource() | ParquetSource():
+            return f"the {source.kind} data in {source.path}"
+        case SqlSource():
+            return f"an SQL query on {source.url or f'the database named by ${source.url_env}'}"
+        case PredictionLogSource():
+            return "the model's own prediction log"
+
+
+def _training(spec: Spec) -> list[str]:
+    train, tune = spec.train, spec.tune
+    what = " or ".join(train.components) or f"{train.entrypoint} from the folder {train.code}"
+    windows = " or ".join(span(window) for window in train.windows)
+    rows = f"rows of the last {windows}" if windows else "all rows"
+    at_once = f", {tune.parallel} at a time" if tune.parallel > 1 else ""
+    search = (
+        f"after a search of at most {tune.trials} trials or {span(tune.timeout)}{at_once}"
+        if tune.trials
+        else "without a search"
+    )
+    return [f"Trains {what} on {rows}, {search}."]
+
+
+# ---------------------------------------------------------------- triggers
+def _triggers(node: TriggerNode, now: datetime | None) -> list[str]:
+    if isinstance(node, ManualTrigger):
+        return ["No cycle opens by itself, only by `ratchet trigger`."]
+    if not children(node):
+        return [f"A cycle opens when {_leaf(node, now)}."]
+    return [f"A cycle opens when {_heads(node)}:", *_below(node, "  ", now)]
+
+
+def _heads(node: TriggerNode) -> str:
+    match node:
+        case AnyOf():
+            return "any of these holds"
+        case AllOf():
+            return "all of these hold"
+        case AtLeast():
+            return f"at least {node.at_least} of these {len(node.of)} hold"
+        case _:
+            raise AssertionError(node)
+
+
+def _below(node: TriggerNode, indent: str, now: datetime | None) -> list[str]:
+    lines = []
+    for _, child in children(node):
+        if children(child):
+            lines += [f"{indent}- {_heads(child)}:", *_below(child, indent + "  ", now)]
+        else:
+            lines.append(f"{indent}- {_leaf(child, now)}")
+    return lines
+
+
+def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
+    match leaf:
+        case PerformanceTrigger():
+            return _performance(leaf.performance)
+        case DriftTrigger():
+            return _drift(leaf.drift)
+        case EstimatedPerformanceTrigger():
+            return _estimated(leaf.estimated_performance)
+        case ScheduleTrigger():
+            due = parse_cron(leaf.schedule.cron).next_after(now) if now else None
+            coming = f" (next at {due:%Y-%m-%d %H:%M})" if due else ""
+            return f"the schedule {leaf.schedule.cron!r} is due, UTC{coming}"
+        case StalenessTrigger():
+            return f"nothing newer was trained on, and no cycle closed, for {span(leaf.staleness.age)}"
+        case VolumeTrigger():
+            return f"{leaf.volume.labelled_rows} labelled rows have matured since the training"
+        case _:
+            return "never by itself (manual)"
+
+
+def _performance(rule: Performance) -> str:
+    if rule.below is not None:
+        bad = f"is below {rule.below:g}"
+    elif rule.above is not None:
+        bad = f"is above {rule.above:g}"
+    else:
+        bad = f"is worse by {rule.drop:g} or more than when the champion was promoted"
+    hold = f", without a break for {span(rule.for_)}" if rule.for_ else ""
+    return f"{rule.metric} over the last {span(rule.window)} (at least {rule.min_rows} rows with labels) {bad}{hold}"
+
+
+def _drift(rule: Drift) -> str:
+    windows = f"in {rule.for_} windows running, each" if rule.for_ > 1 else "in a window"
+    return (
+        f"{100 * rule.share:g}% of the features or more drift {windows} of {span(rule.window)} "
+        f"(at least {rule.min_rows} rows)"
+    )
+
+
+def _estimated(rule: EstimatedPerformance) -> str:
+    metric = rule.metric or "the objective's metric"
+    return (
+        f"{metric}, as estimated over the last {span(rule.window)}, is worse by {rule.drop:g} or more than at promotion"
+    )
+
+
+def _limits(spec: Spec) -> str:
+    budget = spec.budget
+    compute = f", {span(budget.compute)} of computing" if budget.compute else ""
+    rest = f"then triggers rest for {span(spec.cooldown)} after each" if spec.cooldown else "one after the other"
+    return f"Of such cycles there are at most {budget.cycles} in {span(budget.per)}{compute}; {rest}."
+
+
+# ---------------------------------------------------------------- gates, approval, rollout
+def _gates(gates: tuple[Gate, ...]) -> list[str]:
+    if not gates:
+        return ["There are no gates: every challenger that can be trained and loaded passes."]
+    return ["A challenger must pass every gate, or the champion stays:", *(f"  - {_gate(gate)}" for gate in gates)]
+
+
+def _gate(gate: Gate) -> str:
+    match gate:
+        case AtLeastGate():
+            return f"{gate.metric} at least {gate.at_least:g} on the rows kept for judging"
+        case AtMostGate():
+            return f"{gate.metric} at most {gate.at_most:g} on the rows kept for judging"
+        case NoWorseGate():
+            return f"{gate.metric} {_no_worse(gate)}"
+        case SlicesGate():
+            return f"{gate.slices.metric} {_no_worse(gate.slices)}, for each {' and '.join(gate.slices.by)}"
+        case LatencyGate():
+            return f"95% of single answers within {gate.latency_ms_p95_max:g} ms"
+        case SizeGate():
+            return f"files of at most {gate.size_mb_max:g} MB"
+
+
+def _no_worse(rule: NoWorseGate | SliceRule) -> str:
+    return f"no worse than the champion's by more than {rule.no_worse_than_champion:g}, at {100 * rule.confidence:g}% confidence"
+
+
+def _approval(spec: Spec) -> list[str]:
+    if spec.approval == "automatic":
+        return []
+    return [f"A person must then approve it within {span(spec.approval_timeout)}, or the champion stays."]
+
+
+def _rollout(spec: Spec) -> list[str]:
+    rollout = spec.rollout
+    return [
+        f"Traffic moves to it in steps: {', then '.join(_step(step) for step in rollout.steps)}.",
+        f"It is taken back if it is shown to be worse by {rollout.margin:g} (by chance in at most "
+        f"{100 * rollout.alpha:g}% of rollouts), if more than {100 * rollout.max_error_share:g}% of its answers fail, "
+        f"or if it is not through after {span(rollout.deadline)}.",
+        f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back.",
+        f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
+    ]
+
+
+def _processes(deploy: Deploy) -> str:
+    replicas = f"{deploy.replicas} replicas" if deploy.replicas > 1 else "1 replica"
+    workers = f"{deploy.workers} workers" if deploy.workers > 1 else "1 worker"
+    return f"{replicas} of {workers}"
+
+
+def _step(step: Step) -> str:
+    what = "a copy of the traffic" if step.shadow else f"{step.weight:g}%"
+    return f"{what} for {span(step.hold)}" if step.hold else what
+
+
+def _notices(notices: tuple[Notice, ...]) -> list[str]:
+    told = []
+    for notice in notices:
+        match notice:
+            case SlackNotice():
+                told.append(f"Slack {notice.slack}")
+            case WebhookNotice():
+                told.append(f"the webhook {notice.webhook}")
+            case LogNotice():
+                told.append(f"the log ({notice.log})")
+    return [f"Told of what happens: {', '.join(told)}."] if told else []

@@ -1,0 +1,196 @@
+"""Policies in words: the explanation, the starter, the reference page."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_texts import DESIGN, EXAMPLES, REPOSITORY, read, small
+
+from policies.durations import spell_duration
+from policies.explain import explain
+from policies.fields import Shape
+from policies.metrics import METRICS, Task
+from policies.schema import ModelPolicy
+from policies.starter import Starter, starter_policy
+
+REFERENCE = (REPOSITORY / "docs" / "policy.md").read_text()
+
+
+def policy(text: str) -> ModelPolicy:
+    (one,) = read(text, check_support=False).policies
+    return one.policy
+
+
+# ---------------------------------------------------------------- explain
+def test_design_example_in_words() -> None:
+    """Each trigger, gate and step of the design's example is said in words, with its numbers."""
+    assert explain(policy(DESIGN), now=datetime(2026, 11, 23, 13, tzinfo=UTC)) == [
+        "flight-late: a binary model of 'late', judged by average_precision.",
+        "Reads the csv data in .... A row counts once its label is known, at 'arrived_at'.",
+        "Keeps the newest 20% of the rows for judging; needs at least 200 rows to train on.",
+        "Trains sklearn.hist_gradient_boosting on rows of the last 60d, after a search of at most 40 trials or 10m, 2 at a time.",
+        "A cycle opens when any of these holds:",
+        "  - precision over the last 1d (at least 100 rows with labels) is below 0.55, without a break for 2h",
+        "  - average_precision over the last 1d (at least 100 rows with labels) is worse by 0.05 or more"
+        " than when the champion was promoted",
+        "  - 30% of the features or more drift in 2 windows running, each of 1d (at least 100 rows)",
+        "  - the objective's metric, as estimated over the last 1d, is worse by 0.03 or more than at promotion",
+        "  - the schedule '0 4 * * 1' is due, UTC (next at 2026-11-30 04:00)",
+        "  - nothing newer was trained on, and no cycle closed, for 30d",
+        "  - 50000 labelled rows have matured since the training",
+        "Of such cycles there are at most 3 in 7d, 2h of computing; then triggers rest for 12h after each.",
+        "A challenger must pass every gate, or the champion stays:",
+        "  - average_precision at least 0.4 on the rows kept for judging",
+        "  - average_precision no worse than the champion's by more than 0.005, at 95% confidence",
+        "  - recall no worse than the champion's by more than 0.03, at 95% confidence, for each origin",
+        "  - 95% of single answers within 20 ms",
+        "  - files of at most 200 MB",
+        "Traffic moves to it in steps: a copy of the traffic for 10m, then 5% for 10m, then 25% for 30m, then 100%.",
+        "It is taken back if it is shown to be worse by 0.02 (by chance in at most 5% of rollouts), if more than 2% of its answers fail,"
+        " or if it is not through after 7d.",
+        "After promotion it is watched for 1d, ready to be rolled back.",
+        "Each version serves on the local target: 1 replica of 1 worker.",
+        "Told of what happens: Slack #ops-models.",
+    ]  # fmt: skip
+
+
+def test_defaults_in_words() -> None:
+    """A policy without triggers and gates says so."""
+    lines = explain(policy(small()))
+    assert "No cycle opens by itself, only by `ratchet trigger`." in lines
+    assert "There are no gates: every challenger that can be trained and loaded passes." in lines
+
+
+def test_nested_triggers_are_indented() -> None:
+    """A tree of triggers is a tree of lines."""
+    text = small(
+        more="  triggers: {any: [{manual: }, {at_least: 1, of: [{staleness: 1d}, {all: [{volume: {labelled_rows: 5}}]}]}]}\n"
+    )
+    assert explain(policy(text))[5:10] == [
+        "  - never by itself (manual)",
+        "  - at least 1 of these 2 hold:",
+        "    - nothing newer was trained on, and no cycle closed, for 1d",
+        "    - all of these hold:",
+        "      - 5 labelled rows have matured since the training",
+    ]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_in_words(path: Any) -> None:
+    """Every example can be explained, with no Python in the words."""
+    lines = explain(policy(path.read_text()))
+    assert len(lines) > 8
+    assert not re.search(r"None|timedelta|<|Shape|\(\)", "\n".join(lines))
+
+
+# ---------------------------------------------------------------- starter
+@pytest.mark.parametrize("source", ["csv", "parquet", "sql", "prediction-log"])
+@pytest.mark.parametrize(
+    "times", [{}, {"time": "at"}, {"time": "at", "label_time": "known at"}, {"time": "at", "label_delay": "6h"}]
+)
+@pytest.mark.parametrize("task", list(Task))
+def test_starter_reads_back(task: Task, times: dict[str, str], source: Any) -> None:
+    """What `init` writes is a policy without problems, and says what it was told."""
+    start = Starter(
+        name="my-model",
+        task=task,
+        source=source,
+        location="data/x.csv",
+        query="SELECT 1",
+        label="y",
+        exclude=("a b", "on"),
+        **times,
+    )
+    (one,) = read(starter_policy(start)).policies
+    data = one.policy.spec.data
+    assert (one.policy.name, one.policy.spec.task, data.label) == ("my-model", task, "y")
+    assert (data.time, data.label_time) == (times.get("time"), times.get("label_time"))
+    assert data.label_delay == (timedelta(hours=6) if "label_delay" in times else None)
+    assert data.source.kind == source
+    assert data.exclude == ("a b", "on")
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_starter_takes_every_metric(metric: Any) -> None:
+    """Any metric that fits the task gives a policy without problems; others are refused."""
+    for task in Task:
+        start = Starter(name="m", task=task, source="csv", location="x.csv", label="y", metric=metric.name)
+        if task in metric.tasks:
+            (one,) = read(starter_policy(start)).policies
+            assert one.policy.spec.objective.metric == metric.name
+        else:
+            with pytest.raises(ValueError, match="must be a metric for"):
+                starter_policy(start)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
+def test_starter_quotes_any_column(label: str, path: str) -> None:
+    """Any text can be a column or a path."""
+    text = starter_policy(Starter(name="m", task=Task.BINARY, source="csv", location=path, label=label))
+    (one,) = read(text).policies
+    assert (one.policy.spec.data.label, one.policy.spec.data.source.path) == (label, path)  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- reference
+def shapes(base: type[Shape] = Shape) -> list[type[Shape]]:
+    return [shape for child in base.__subclasses__() for shape in [child, *shapes(child)]]
+
+
+def spelled(default: Any) -> str | None:
+    """How the page must spell a default; None where prose may say it."""
+    match default:
+        case timedelta():
+            return f"`{spell_duration(default)}`"
+        case bool():
+            return f"`{str(default).lower()}`"
+        case int() | float():
+            return f"`{default:g}`"
+        case str():
+            return f"`{default}`"
+        case None:
+            return "–"
+        case _:
+            return None
+
+
+KINDS_OF_TRIGGER = [shape for shape in shapes() if shape.__name__.endswith("Trigger")]
+"""Each of one key only, under which the trigger's own fields stand."""
+
+
+@pytest.mark.parametrize("shape", KINDS_OF_TRIGGER, ids=lambda shape: shape.__name__)
+def test_every_kind_of_trigger_is_in_the_reference(shape: type[Shape]) -> None:
+    """docs/policy.md has a section for every kind of trigger."""
+    (key,) = shape.model_fields
+    assert f"\n### {key}\n" in REFERENCE
+
+
+@pytest.mark.parametrize("shape", [s for s in shapes() if s not in KINDS_OF_TRIGGER], ids=lambda shape: shape.__name__)
+def test_every_field_is_in_the_reference(shape: type[Shape]) -> None:
+    """docs/policy.md has a section for every shape, with every key, its true default and what it means."""
+    section = REFERENCE.split(f"<!-- {shape.__name__} -->")[1].split("\n#")[0]
+    rows = {
+        cells[1].strip(" `"): cells
+        for line in section.splitlines()
+        if (cells := line.split("|"))[0] == "" and len(cells) > 3
+    }
+    for name, info in shape.model_fields.items():
+        key = info.alias or name
+        default, meaning = rows[key][2].strip(), rows[key][3].strip()
+        wanted = "required" if info.is_required() else spelled(info.get_default(call_default_factory=True))
+        assert wanted is None or default == wanted, f"{shape.__name__}.{key}"
+        assert meaning
+    assert set(rows) - {"key", "---"} == {info.alias or name for name, info in shape.model_fields.items()}
+
+
+def test_metrics_are_in_the_reference() -> None:
+    """docs/policy.md lists every metric with its tasks and its direction."""
+    for metric in METRICS.values():
+        tasks = ", ".join(sorted(task.value for task in metric.tasks))
+        better = "higher" if metric.higher_is_better else "lower"
+        assert f"| `{metric.name}` | {tasks} | {better} |" in REFERENCE
