@@ -99,6 +99,10 @@ class ParquetSource(Shape):
     """The file or folder; a relative path starts at the policy file's folder."""
 
 
+_PASSWORD = re.compile(r"://[^/@:]*:(?![0-9]+(?:[/?]|$)).*@|[?&](?:password|pwd)=", re.IGNORECASE)
+"""In a URL: `//user:password@` (but not `//host:5432/`), or a parameter of that name."""
+
+
 class SqlSource(Shape):
     """A query on a database named by a SQLAlchemy URL. Exactly one of url and url_env."""
 
@@ -115,7 +119,7 @@ class SqlSource(Shape):
     def _one_url(self) -> Self:
         if (self.url is None) == (self.url_env is None):
             raise ValueError("give either url or url_env")
-        if self.url is not None and re.match(r"[^/]*://[^/@]*:[^/@]*@", self.url):
+        if self.url is not None and _PASSWORD.search(self.url):
             raise ValueError(
                 "url must not hold a password: put it into an environment variable and name that in url_env"
             )

@@ -187,7 +187,7 @@ def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFa
     """Windows count as one after the other only if they do not overlap: the same rows are not evidence twice."""
     counted = f"({signal.rows} rows)"
     if value < rule.share:
-        return _quiet(f"a share of {_number(value)} of the features drifted, less than {rule.share:g} {counted}")
+        return _quiet(f"{_number(value)} of the features drifted, less than {rule.share:g} {counted}")
     kept = _recall(memory, f"{key} share {rule.share:g}", facts)
     end = signal.window_end or signal.observed_at
     last, count = _moment(kept.get("window_end")), kept.get("count")
@@ -195,13 +195,13 @@ def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFa
         last, count = end, 1
     elif end - last >= rule.window:
         last, count = end, min(count + 1, rule.for_)
-    words = f"a share of {_number(value)} of the features drifted, {rule.share:g} or more, {counted}"
+    words = f"{_number(value)} of the features drifted, {rule.share:g} or more"
     remember = _remember(f"{key} share {rule.share:g}", facts, window_end=last.isoformat(), count=count)
     if rule.for_ == 1:
-        return _fired(words)
+        return _fired(f"{words} {counted}")
     if count >= rule.for_:
-        return _fired(f"{words} in {rule.for_} windows running", memory=remember)
-    return _quiet(f"{words} in {count} of the {rule.for_} windows needed", memory=remember)
+        return _fired(f"{words}, in {rule.for_} windows running {counted}", memory=remember)
+    return _quiet(f"{words}, in {count} of the {rule.for_} windows needed {counted}", memory=remember)
 
 
 def _volume(rule: Volume, value: float) -> Look:

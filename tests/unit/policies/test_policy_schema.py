@@ -17,7 +17,7 @@ import policies
 from policies.cron import parse_cron
 from policies.durations import LONGEST, format_duration, parse_duration, spell_duration
 from policies.problems import Problem
-from policies.schema import FloatRange, IntRange, Objective, Spec, TuneSpec
+from policies.schema import FloatRange, IntRange, Objective, Spec, SqlSource, TuneSpec
 from policies.signals import SignalKind, SignalQuery
 from policies.support import unsupported
 
@@ -111,6 +111,29 @@ def test_search_space_is_told_apart_by_its_bounds() -> None:
     again = TuneSpec.model_validate_json(tune.model_dump_json())
     assert again == tune
     assert isinstance(again.space["a"], IntRange)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("sqlite:///data/sales.db", True),
+        ("sqlite:////var/a:b@c.db", True),
+        ("postgresql://me@db.example.org:5432/sales", True),
+        ("postgresql://db:5432/sales?application_name=a@b", True),
+        ("postgresql://me:secret@db/sales", False),
+        ("postgresql+psycopg://me:se/c@ret@db/sales", False),
+        ("postgresql://:secret@db/sales", False),
+        ("postgresql://db/sales?user=me&password=secret", False),
+    ],
+)
+def test_urls_hold_no_passwords(url: str, allowed: bool) -> None:
+    """A policy is stored and shown, so a URL with a password in it is refused."""
+    values = {"kind": "sql", "url": url, "query": "SELECT 1"}
+    if allowed:
+        assert SqlSource.model_validate(values).url == url
+    else:
+        with pytest.raises(ValidationError, match="must not hold a password"):
+            SqlSource.model_validate(values)
 
 
 def test_values_never_change() -> None:

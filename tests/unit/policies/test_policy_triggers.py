@@ -166,7 +166,7 @@ def test_drift_counts_windows_that_do_not_overlap() -> None:
     assert run(DRIFT_2, first, again, overlapping).state is QUIET
     result = run(DRIFT_2, first, again, overlapping, second)
     assert result.state is FIRED
-    assert result.sentence == "a share of 0.400 of the features drifted, 0.3 or more, (412 rows) in 2 windows running"
+    assert result.sentence == "0.400 of the features drifted, 0.3 or more, in 2 windows running (412 rows)"
     assert run(DRIFT_2, first, second, facts(0.4, key=DRIFT_KEY, now=NOW + D + H, window_end=NOW + D)).state is FIRED
 
 
