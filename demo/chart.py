@@ -44,7 +44,8 @@ def draw(points: Sequence[Point], spans: Sequence[Span], marks: Sequence[Mark]) 
     start, end = spans[0].start, max(points[-1].middle + pd.Timedelta(days=7), spans[-1].start)
 
     def x(at: pd.Timestamp) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * min(max((at - start) / (end - start), 0.0), 1.0)
+        share = float((at - start) / (end - start))
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(share, 0.0), 1.0)
 
     def y(score: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - score) / max(high - low, 1e-9)

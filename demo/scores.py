@@ -41,7 +41,8 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 def known(flights: pd.DataFrame, served: np.ndarray, now: pd.Timestamp) -> np.ndarray:
     """Rows that were served and whose label is known by `now`, as a mask."""
-    return ~np.isnan(served) & (flights[LABEL_TIME] <= now).to_numpy()
+    in_time: np.ndarray = (flights[LABEL_TIME] <= now).to_numpy()
+    return ~np.isnan(served) & in_time
 
 
 def by_block(

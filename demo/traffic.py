@@ -63,7 +63,7 @@ class Traffic(threading.Thread):
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while not self._stop.is_set() and (self._groups or self._labels):
                 now = pd.Timestamp(self._clock.now())
-                batch = []
+                batch: list[tuple[pd.Timestamp, int, int]] = []
                 while self._groups and self._groups[0][0] <= now and len(batch) < IN_FLIGHT:
                     batch.append(self._groups.popleft())
                 self.lag = (now - batch[0][0]).to_pytimedelta() if batch else timedelta(0)
@@ -85,7 +85,7 @@ class Traffic(threading.Thread):
     async def _report(self, session: aiohttp.ClientSession, now: pd.Timestamp) -> None:
         if not self._labels or self._labels[0][0] + FEEDBACK_EVERY > now:
             return
-        due = []
+        due: list[dict[str, object]] = []
         while self._labels and self._labels[0][0] <= now and len(due) < 2000:
             _, row_id, label = self._labels.popleft()
             due.append({"id": row_id, "label": label})
