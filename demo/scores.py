@@ -41,8 +41,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 def known(flights: pd.DataFrame, served: np.ndarray, now: pd.Timestamp) -> np.ndarray:
     """Rows that were served and whose label is known by `now`, as a mask."""
-    in_time: np.ndarray = (flights[LABEL_TIME] <= now).to_numpy()
-    return ~np.isnan(served) & in_time
+    return np.asarray(~np.isnan(served) & (flights[LABEL_TIME] <= now).to_numpy(), dtype=bool)
 
 
 def by_block(
