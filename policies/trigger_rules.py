@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from policies.cron import parse_cron
@@ -213,13 +214,19 @@ def _volume(rule: Volume, value: float) -> Look:
 
 # ---------------------------------------------------------------- time
 def _schedule(rule: Schedule, facts: TriggerFacts) -> Look:
-    cron = parse_cron(rule.cron)
-    due = cron.next_after(facts.since)
-    coming = cron.next_after(max(facts.now, facts.since))
-    if due is not None and due <= facts.now:
-        return _fired(f"the schedule {rule.cron!r} was due at {due:%Y-%m-%d %H:%M} UTC", next_at=coming)
-    when = f"is due at {coming:%Y-%m-%d %H:%M} UTC" if coming else "never comes again"
-    return _quiet(f"the schedule {rule.cron!r} {when}", next_at=coming)
+    due = _first_due(rule.cron, facts.since)
+    if due is None:
+        return _quiet(f"the schedule {rule.cron!r} never comes again")
+    if due > facts.now:
+        return _quiet(f"the schedule {rule.cron!r} is due at {due:%Y-%m-%d %H:%M} UTC", next_at=due)
+    coming = parse_cron(rule.cron).next_after(facts.now)
+    return _fired(f"the schedule {rule.cron!r} was due at {due:%Y-%m-%d %H:%M} UTC", next_at=coming)
+
+
+@lru_cache(maxsize=8192)
+def _first_due(cron: str, since: datetime) -> datetime | None:
+    """Cached, since it is asked at every tick of every model, and changes only when a cycle closes."""
+    return parse_cron(cron).next_after(since)
 
 
 def _staleness(rule: Staleness, facts: TriggerFacts) -> Look:
