@@ -16,6 +16,7 @@ from typing import Any
 TRUSTED_TYPES = (
     "functools.partial",
     "numpy.dtype",
+    "numpy.ravel",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -89,9 +90,10 @@ def _canonical_array(content: bytes) -> bytes:
     array = np.load(io.BytesIO(content), allow_pickle=False)
     if array.dtype.names is None:
         return content
-    clean = np.zeros_like(array)
+    records = array.ravel(order="K")
+    clean = np.zeros(records.shape, records.dtype)  # zeros_like would leave the padding as it finds it
     for name in array.dtype.names:
-        clean[name] = array[name]
-    target = io.BytesIO()
-    np.save(target, clean, allow_pickle=False)
-    return target.getvalue()
+        clean[name] = records[name]
+    # np.save would copy the records through a buffer, and garbage into the padding again.
+    data = clean.view(np.uint8).tobytes()
+    return content[: -len(data)] + data if data else content

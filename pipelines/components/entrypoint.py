@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,8 +88,8 @@ class Entrypoint:
         parameters: Mapping[str, ParameterValue],
         seed: int,
     ) -> Fitted:
-        out_dir = tempfile.TemporaryDirectory(prefix="ratchet-entrypoint-")
         function = self._function()
+        out_dir = _Scratch()
         with _owners_errors(self.target):
             made = function(
                 frame,
@@ -98,10 +99,9 @@ class Entrypoint:
                 classes=None if classes is None else list(classes),
                 parameters=dict(parameters),
                 seed=seed,
-                out_dir=out_dir.name,
+                out_dir=str(out_dir.path),
             )
         if made is not None:
-            out_dir.cleanup()
             self._check_estimator(made, task)
             return FittedSklearn(estimator=made, features=tuple(features), task=task)
         return self._fitted(out_dir, tuple(features), task, len(classes or ()))
@@ -127,10 +127,8 @@ class Entrypoint:
                 f" but returned a {type(made).__name__}"
             )
 
-    def _fitted(
-        self, out_dir: tempfile.TemporaryDirectory[str], features: tuple[Feature, ...], task: Task, classes: int
-    ) -> FittedEntrypoint:
-        names = {path.name for path in Path(out_dir.name).iterdir()}
+    def _fitted(self, out_dir: _Scratch, features: tuple[Feature, ...], task: Task, classes: int) -> FittedEntrypoint:
+        names = {path.name for path in out_dir.path.iterdir()}
         if taken := sorted(names & set(_RESERVED)):
             raise PermanentJobError(
                 f"train.entrypoint: {self.target} must not write {taken[0]!r}, a name that Ratchet uses"
@@ -141,10 +139,18 @@ class Entrypoint:
                 f"train.entrypoint: {self.target} returned None, so its module must have load(model_dir) but has not"
             )
         with _owners_errors(f"{self.target.partition(':')[0]}:load"):
-            model = load(out_dir.name)
+            model = load(str(out_dir.path))
         return FittedEntrypoint(
             component=self, model=model, out_dir=out_dir, features=features, task=task, classes=classes
         )
+
+
+class _Scratch:
+    """A temporary folder that is deleted together with the last model that refers to it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="ratchet-entrypoint-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +159,7 @@ class FittedEntrypoint:
 
     component: Entrypoint
     model: Any
-    out_dir: tempfile.TemporaryDirectory[str] = field(repr=False)
+    out_dir: _Scratch = field(repr=False)
     features: tuple[Feature, ...]
     task: Task
     classes: int
@@ -172,7 +178,7 @@ class FittedEntrypoint:
         return scores
 
     def save(self, model_dir: Path) -> SavedPredictor:
-        shutil.copytree(self.out_dir.name, model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_SKIPPED))
+        shutil.copytree(self.out_dir.path, model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_SKIPPED))
         copy_code(self.component.code, model_dir / CODE_FOLDER)
         module = self.component.target.partition(":")[0]
         return SavedPredictor(predictor={"kind": "entrypoint", "module": module, "code": CODE_FOLDER})
