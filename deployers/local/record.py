@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -67,7 +68,8 @@ def load_record(path: Path) -> ModelRecord:
         return ModelRecord() if content is None else _from_json(content)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-        os.replace(path, aside)
+        with contextlib.suppress(FileNotFoundError):  # somebody else set it aside first
+            os.replace(path, aside)
         log.error("record.set_aside", file=str(path), aside=str(aside), error=str(error))
         return ModelRecord()
 

@@ -48,20 +48,32 @@ class RouterProcess:
         port = self._port or self._supervised.life().port
         return f"http://{self._host}:{port}" if port else ""
 
+    @property
+    def process(self) -> str:
+        """Which process was started last; another one may have another table."""
+        return str(self._supervised.slot.identity())
+
     def ensure(self) -> str | None:
         """Keep it running; which process it is, as a string, or None while it starts. Raises TargetError if it does not start."""
         now = time.monotonic()
         try:
             with locked(self._lock, _LOCK_TIMEOUT_S):
+                if self._must_end(self._supervised.life()):
+                    self._supervised.stop(now, idle=True)
+                    return None
                 self._supervised.keep(now)
         except OSError as error:  # TimeoutError is one
             raise TargetError(f"cannot look after the router: {error}") from error
         state, reason = self._supervised.state(now)
         if state is ReplicaState.READY:
-            return str(self._supervised.slot.identity())
+            return self.process
         if state is ReplicaState.FAILED:
             raise TargetError(f"the router on {self._host}:{self._port} does not run: {reason} (log: {self._log})")
         return None
+
+    def _must_end(self, life: Life) -> bool:
+        """Whether it was told to end (and its ender died), or listens where it no longer should."""
+        return life.terminated_at is not None or bool(self._port and life.port not in (None, self._port))
 
     def put(self, model: str, table: Mapping[str, Any]) -> None:
         """Raises StalePlanError, TargetError."""

@@ -64,14 +64,18 @@ class LocalTarget:
 
     def observe(self, model: str) -> TargetStatus | None:
         """See Target.observe. While the router does not answer, nothing is in force: generation 0 and no weights."""
-        record = load_record(self._record(model))
-        if record.plan is None:
-            return None
+        try:
+            record = load_record(self._record(model))
+            return None if record.plan is None else self._status(model, record)
+        except OSError as error:
+            raise TargetError(f"{model}: {error}; the next tick tries again") from error
+
+    def _status(self, model: str, record: ModelRecord) -> TargetStatus:
         try:
             table = self._router.get(model)
         except TargetError:
             table = None
-        told = table is not None
+        told = table is not None and record.told_to == self._router.process
         table = table or {"weights": {}, "shadow": None, "stats": {}}
         weights = {int(v): w for v, w in table["weights"].items()}
         shadow = None if table["shadow"] is None else int(table["shadow"])

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from serving.router.fleet import Fleet, StaleRouteError
+from serving.router.metrics import RouterMetrics
 from serving.router.storage import save_routes
 from serving.router.table import RouteError, parse_route
 
@@ -21,8 +22,9 @@ log = logging.getLogger("router")
 class Admin:
     """`PUT|GET|DELETE /models/NAME`, `GET /models`."""
 
-    def __init__(self, fleet: Fleet, state: Path) -> None:
+    def __init__(self, fleet: Fleet, metrics: RouterMetrics, state: Path) -> None:
         self._fleet = fleet
+        self._metrics = metrics
         self._state = state
         self._saving = asyncio.Lock()
 
@@ -46,7 +48,8 @@ class Admin:
     async def _put(self, request: web.Request) -> web.Response:
         try:
             route = parse_route(request.match_info["model"], json.loads(await request.read()))
-            self._fleet.apply(route)
+            for version in self._fleet.apply(route):
+                self._metrics.forget(route.model, version)
         except StaleRouteError as error:
             return _refuse(409, str(error))
         except RouteError as error:
@@ -67,6 +70,7 @@ class Admin:
                 return _refuse(404, f"no model {model!r}")
         except StaleRouteError as error:
             return _refuse(409, str(error))
+        self._metrics.forget(model)
         log.info("%s: removed", model)
         return web.json_response({"persisted": await self._save()})
 

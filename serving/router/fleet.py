@@ -73,8 +73,8 @@ class ModelTraffic:
         self._turn = 0
         self.follow(route)
 
-    def follow(self, route: Route, now: float | None = None) -> None:
-        """Take a new route; replicas and versions that it lacks stay known until their requests have finished."""
+    def follow(self, route: Route, now: float | None = None) -> list[str]:
+        """Take a new route. What it lacks stays known until its requests have finished; returns the versions forgotten now."""
         now = time.monotonic() if now is None else now
         self.route = route
         self.champion = route.champion
@@ -85,12 +85,15 @@ class ModelTraffic:
         }
         for version in route.backends:
             self.stats.setdefault(version, VersionStats()).departed_at = None
+        forgotten = []
         for version, stats in list(self.stats.items()):
             if version in route.backends or stats.in_flight:
                 continue
             stats.departed_at = now if stats.departed_at is None else stats.departed_at
             if now - stats.departed_at > DEPARTED_KEPT_S:
                 del self.stats[version]
+                forgotten.append(version)
+        return forgotten
 
     def pick(self, preferred: str, tried: Collection[Backend], *, only: bool = False) -> Backend | None:
         """The least busy untried replica: of the preferred version, else the champion, else any version with weight.
@@ -143,18 +146,18 @@ class Fleet:
     def __init__(self) -> None:
         self.models: dict[str, ModelTraffic] = {}
 
-    def apply(self, route: Route) -> None:
-        """Follow a route from now on. Raises StaleRouteError if it is older than what is followed."""
+    def apply(self, route: Route) -> list[str]:
+        """Follow a route from now on; the versions that are forgotten. Raises StaleRouteError if it is older than what is followed."""
         known = self.models.get(route.model)
         if known is None:
             self.models[route.model] = ModelTraffic(route)
-            return
+            return []
         if route.fence < known.route.fence:
             raise StaleRouteError(
                 f"{route.model}: epoch/generation {route.epoch}/{route.generation} is older than "
                 f"{known.route.epoch}/{known.route.generation}, which this router follows"
             )
-        known.follow(route)
+        return known.follow(route)
 
     def remove(self, model: str, epoch: int) -> bool:
         """Forget a model; False if it was not known. Raises StaleRouteError if `epoch` is older than its route's."""

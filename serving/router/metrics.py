@@ -31,3 +31,9 @@ class RouterMetrics:
             ("model", "version", "result"),
             registry=self.registry,
         )
+
+    def forget(self, model: str, version: str | None = None) -> None:
+        """Drop the series of a version that is gone, or of a whole model, so that they do not grow for ever."""
+        labels = {"model": model} if version is None else {"model": model, "version": version}
+        for metric in (self.requests, self.seconds, self.shadow):
+            metric.remove_by_labels(labels)

@@ -112,6 +112,8 @@ class Proxy:
             return await self._handle(request)
         except RequestError as error:
             return error_response(error.status, str(error))
+        except UnicodeEncodeError:
+            return error_response(400, "the path and the headers must be UTF-8")
         finally:
             self._in_flight -= 1
 

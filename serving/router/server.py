@@ -72,7 +72,9 @@ async def running(options: RouterOptions) -> AsyncIterator[int]:
         public_runner = web.ServerRunner(
             _public_server(proxy, metrics, options.limits), shutdown_timeout=options.drain_s
         )
-        admin_runner = web.AppRunner(Admin(fleet, options.state).application(), access_log=None, shutdown_timeout=1.0)
+        admin_runner = web.AppRunner(
+            Admin(fleet, metrics, options.state).application(), access_log=None, shutdown_timeout=1.0
+        )
         try:
             await public_runner.setup()
             await admin_runner.setup()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +17,7 @@ from pathlib import Path
 import pytest
 from target_rigs import LIMITS, FakeRig, Hammer, LocalRig, Rig, digest_of, free_port, is_alive, plan, settle, wait_until
 
-from deployers.target import ReplicaState, StalePlanError
+from deployers.target import ReplicaState, StalePlanError, TargetError, TrafficPlan
 
 
 @pytest.fixture
@@ -243,11 +247,15 @@ def test_two_daemons_at_once_start_nothing_twice(local: LocalRig) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    running = [
+    assert len(_processes(local)) == 3
+
+
+def _processes(local: LocalRig) -> list[Path]:
+    """Replicas and routers of this home that live."""
+    return [
         path for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(local.home).encode() in (content := _read(path)) and b"serving." in content
+        if str(local.home).encode() in (content := _read(path)) and b"\0serving." in content
     ]  # fmt: skip
-    assert len(running) == 3
 
 
 def _read(path: Path) -> bytes:
@@ -293,8 +301,8 @@ def test_shadow_gets_copies_and_clients_never_see_it(local: LocalRig) -> None:
     settle(local, wanted)
     answers = [local.predict() for _ in range(10)]
     assert {(status, headers["x-ratchet-version"]) for status, headers, _ in answers} == {(200, "1")}
-    status = settle(local, wanted, lambda s: s.replicas[2].shadow_requests == 10, what="mirrored")
-    assert (status.replicas[2].shadow_errors, status.replicas[2].requests) == (10, 0)
+    status = settle(local, wanted, lambda s: s.replicas[2].shadow_errors == 10, what="mirrored")
+    assert (status.replicas[2].shadow_requests, status.replicas[2].requests) == (10, 0)
     assert (status.replicas[1].requests, status.replicas[1].errors) == (10, 0)
 
 
@@ -343,6 +351,77 @@ def test_replica_that_ignores_sigterm_is_killed(local: LocalRig) -> None:
     settle(local, plan(2, {1: 100}, {1: images[1]}), lambda s: set(s.replicas) == {1}, what="gone")
     assert not is_alive(pid)
     assert time.monotonic() - started > LIMITS.grace_s
+
+
+def test_port_in_use_is_named_and_replicas_wait_ready(local: LocalRig) -> None:
+    """While a stranger holds the router's port, apply raises and names it; when it is free, everything is in force."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")})
+    with socket.create_server(("127.0.0.1", local.port)):
+        wait_until(lambda: f"127.0.0.1:{local.port}" in _trouble(local, wanted), "the port named")
+        status = local.target.observe("flights")
+        assert status is not None
+        assert (status.generation, status.weights) == (0, {})
+    settle(local, wanted)
+
+
+def _trouble(local: LocalRig, wanted: TrafficPlan) -> str:
+    try:
+        local.target.apply(wanted)
+    except TargetError as error:
+        return str(error)
+    return ""
+
+
+def test_router_moves_when_the_port_is_set_anew(local: LocalRig) -> None:
+    """A daemon that is configured with another port ends the old router and serves on the new one."""
+    wanted = plan(1, {1: 100}, {1: local.image("first")})
+    settle(local, wanted)
+    local.port = free_port()
+    local.restart()
+    settle(local, wanted, lambda s: s.generation == 1 and s.address.endswith(f":{_listening(local)}"), what="moved")
+    assert local.predict()[0] == 200
+
+
+def _listening(local: LocalRig) -> object:
+    announced = local.home / "run" / "router" / "announce.json"
+    return json.loads(announced.read_text())["port"] if announced.exists() else None
+
+
+DAEMON = """
+import json, pathlib, sys, time
+sys.path[:0] = json.loads(sys.argv[1])
+from target_rigs import LocalRig, plan, settle
+home, port, first, second = pathlib.Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+rig = LocalRig(home, port)
+before = rig.target.observe("flights")
+generation = before.generation + 1 if before else 1
+while True:
+    both = {1: first, 2: second}
+    for weights, digests in (({1: 100}, {1: first}), ({1: 50, 2: 50}, both), ({2: 100}, both), ({2: 100}, {2: second}), ({1: 100}, both)):
+        settle(rig, plan(generation, weights, digests, epoch=int(time.time() * 1e6)))
+        generation += 1
+"""
+
+
+@pytest.mark.slow
+def test_daemon_killed_at_any_moment_loses_no_request_and_starts_nothing_twice(local: LocalRig) -> None:
+    """Daemons that roll out and back without pause are killed at random moments; the next goes on, and the client sees only answers."""
+    first, second = local.image("first"), local.image("second")
+    settle(local, plan(1, {1: 100}, {1: first}))
+    seed = time.time_ns()
+    moments = random.Random(seed)
+    arguments = [json.dumps(sys.path), str(local.home), str(local.port), first, second]
+    with Hammer(local) as hammer:
+        for _ in range(10):
+            with subprocess.Popen([sys.executable, "-c", DAEMON, *arguments]) as daemon:
+                hammer.wait_for(10)
+                time.sleep(moments.uniform(0.2, 0.8))
+                daemon.kill()
+        wanted = plan(10**6, {2: 100}, {2: second}, epoch=int(time.time() * 1e6))
+        settle(local, wanted, lambda s: s.generation == 10**6 and set(s.replicas) == {2}, what="settled")
+        hammer.wait_for(10)
+    assert hammer.failures == [], f"seed {seed}"
+    assert len(_processes(local)) == 2, f"seed {seed}"
 
 
 def test_address_and_own_port_are_known(local: LocalRig) -> None:

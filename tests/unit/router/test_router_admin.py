@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from router_rig import Rig, started, until, with_router
 
+from serving.router import fleet
 from serving.router.server import CannotStartError
 
 TABLE = {"epoch": 2, "generation": 5, "backends": {"1": ["http://127.0.0.1:9"]}, "weights": {"1": 100}, "shadow": None}
@@ -89,6 +90,24 @@ def test_version_that_left_drains(tmp_path: Path) -> None:
         assert (status, headers["x-ratchet-version"]) == (200, "1")
         table = (await rig.admin("GET", "/models/m"))[1]
         assert (table["stats"]["1"]["in_flight"], table["in_flight"]) == (0, {})
+
+    with_router(tmp_path, scenario)
+
+
+def test_counts_of_a_departed_version_are_forgotten_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that left stays in the counts for a while; then its counts and its metrics go."""
+
+    async def scenario(rig: Rig) -> None:
+        one, two = await rig.replica(), await rig.replica()
+        await rig.route({"1": [one]}, {"1": 100})
+        await rig.ask()
+        await rig.route({"2": [two]}, {"2": 100}, generation=2)
+        assert (await rig.stats())["1"]["requests"] == 1
+        monkeypatch.setattr(fleet, "DEPARTED_KEPT_S", 0.0)
+        await rig.route({"2": [two]}, {"2": 100}, generation=3)
+        assert set(await rig.stats()) == {"2"}
+        async with rig.session.get(rig.url + "/metrics") as answer:
+            assert 'version="1"' not in await answer.text()
 
     with_router(tmp_path, scenario)
 

@@ -301,6 +301,28 @@ def test_client_that_waits_for_continue_gets_it(tmp_path: Path) -> None:
     with_router(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"/v1/models/m:predict HTTP/1.1\r\nX-Odd: \xff\xfe",
+        b"/v1/models/m:predict?a=\xff HTTP/1.1",
+        b"/v1/models/\xff:predict HTTP/1.1",
+    ],
+)
+def test_odd_bytes_are_no_replicas_fault(tmp_path: Path, head: bytes) -> None:
+    """Bytes that are no UTF-8 are refused or passed on, and never counted as a version's error."""
+
+    async def scenario(rig: Rig) -> None:
+        await rig.route({"1": [await rig.replica()]}, {"1": 100})
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(b"POST " + head + b"\r\nHost: x\r\nX-Ratchet-Key: \xff\r\nContent-Length: 2\r\n\r\n{}")
+        assert (await reader.readline()).split()[1] in (b"200", b"400", b"404")
+        writer.close()
+        assert (await rig.stats())["1"]["errors"] == 0
+
+    with_router(tmp_path, scenario)
+
+
 def test_full_router_says_so(tmp_path: Path) -> None:
     """Beyond the limit of requests in flight the answer is 503 at once, and those in flight are answered."""
 
