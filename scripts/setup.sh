@@ -27,9 +27,9 @@ retry() {
 }
 
 apt_install() {
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get -qq -o DPkg::Lock::Timeout=300 update > /dev/null &&
-    apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" > /dev/null
+  # Quiet, unless it fails.
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) words
+  words=$({ "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"; } 2>&1) || { printf '%s\n' "$words" >&2; return 1; }
 }
 
 isolate() {
@@ -87,12 +87,12 @@ pip_install() {
   # pip tells little that a person wants to know: show how far it is, keep all of it in a log.
   local total pip=("$VENV/bin/python" -m pip install --progress-bar off --no-deps --require-hashes --only-binary :all:)
   total=$(grep -c '==' requirements.lock)
-  "${pip[@]}" -q -r <(locked setuptools; locked wheel) || return 1
+  "${pip[@]}" -q -r <(locked setuptools; locked wheel) > "$LOG" 2>&1 || return 1
   "${pip[@]}" --no-binary "$SOURCE_ONLY" --use-pep517 --no-build-isolation -r requirements.lock 2>&1 |
     tee "$LOG" | awk -v total="$total" '
-      /^(Collecting|Requirement already satisfied:|Ignoring) / { if (++n % 20 == 0) { print "setup: found " n " of " total " packages"; fflush() } }
+      /^(Collecting|Processing|Requirement already satisfied:|Ignoring) / { if (++n % 20 == 0) { print "setup: found " n " of " total " packages"; fflush() } }
       /^Installing collected packages/ { print "setup: unpacking them (the longest part, a minute or two)"; fflush() }
-      /^(WARNING|ERROR)/ { print; fflush() }'
+      /^ERROR/ { print; fflush() }'
 }
 
 install() {
