@@ -279,29 +279,50 @@ def test_killed_build_leaves_nothing_visible(layout: OciLayout, model_dir: Path,
     assert layout.verify(image.digest) == image
 
 
-_LIMITED_BUILD = """
+_LIMITED = """
 import pathlib, resource, sys
 from deployers.images import ImageStoreError, OciLayout
-root, model, app = map(pathlib.Path, sys.argv[1:])
+root, model, app, unpacked, digest = sys.argv[1:]
+layout = OciLayout(pathlib.Path(root))
 resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000))
 try:
-    OciLayout(root).build(model, app, name="flight-late", number=2, annotations={})
+    if digest:
+        layout.unpack(digest, pathlib.Path(unpacked))
+    else:
+        layout.build(pathlib.Path(model), pathlib.Path(app), name="flight-late", number=2, annotations={})
 except ImageStoreError as error:
     print(error)
 """
 
 
-def test_full_disk_is_a_clear_error(layout: OciLayout, model_dir: Path, app_dir: Path) -> None:
+def said_by_a_full_disk(layout: OciLayout, model_dir: Path, app_dir: Path, unpacked: Path, digest: str = "") -> str:
+    """What building (or, with a digest, unpacking) says where no file may grow beyond 64 kB."""
+    command = [sys.executable, "-c", _LIMITED, *map(str, (layout.root, model_dir, app_dir, unpacked)), digest]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_full_disk_is_a_clear_error(layout: OciLayout, model_dir: Path, app_dir: Path, tmp_path: Path) -> None:
     """When the disk takes no more bytes the error says so and what to do; earlier images stay and nothing half-written is left."""
-    shutil.copytree(model_dir, small := model_dir.parent / "small", ignore=shutil.ignore_patterns("*.skops"))
+    shutil.copytree(model_dir, small := tmp_path / "small", ignore=shutil.ignore_patterns("*.skops"))
     image = build(layout, small, app_dir)
-    command = [sys.executable, "-c", _LIMITED_BUILD, str(layout.root), str(model_dir), str(app_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "writing an image blob" in done.stdout
-    assert "free some space or run gc(), then try again" in done.stdout
+    said = said_by_a_full_disk(layout, model_dir, app_dir, tmp_path / "unpacked")
+    assert "writing an image blob" in said
+    assert "free some space or run gc(), then try again" in said
     assert [e.digest for e in layout.list()] == [image.digest]
     assert not list(layout.blobs.ingest.iterdir())
     assert layout.verify(image.digest) == image
+
+
+def test_full_disk_leaves_no_half_unpacked_image(
+    layout: OciLayout, model_dir: Path, app_dir: Path, tmp_path: Path
+) -> None:
+    """When the disk is full while unpacking, the error says so, nothing stands under the digest, and a later try succeeds."""
+    image = build(layout, model_dir, app_dir)
+    said = said_by_a_full_disk(layout, model_dir, app_dir, tmp_path / "unpacked", image.digest)
+    assert f"unpacking {image.digest}" in said
+    assert "then try again" in said
+    assert [p.name for p in (tmp_path / "unpacked").iterdir()] == [".unpack.lock"]
+    assert (layout.unpack(image.digest, tmp_path / "unpacked") / "model" / "model.json").is_file()
 
 
 def test_unwritable_place_is_a_clear_error(model_dir: Path, app_dir: Path, tmp_path: Path) -> None:
