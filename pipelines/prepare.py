@@ -35,7 +35,11 @@ _TABLE, _TRAIN, _HOLDOUT = "table.parquet", "train.parquet", "holdout.parquet"
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
-    """Job `pipelines.prepare:run`; inputs and output as ARCHITECTURE.md lists them.
+    """Job `pipelines.prepare:run`.
+
+    In: `policy` (JSON), `policy_dir`, `home`, `now` (ISO 8601), `model`. Out: `fingerprint` of the prepared rows; paths `train` and
+    `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`; `trained_to` and `holdout_from` (ISO 8601, null without
+    a time column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`.
 
     Raises PermanentJobError for data that cannot be trained on, RetryableJobError if a source or the cache is away.
     """

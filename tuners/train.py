@@ -31,7 +31,11 @@ _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "skops", "t
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
-    """Job `tuners.train:run`; inputs and output as ARCHITECTURE.md lists them.
+    """Job `tuners.train:run`.
+
+    In: `policy` (JSON), `policy_dir`, `home`, `model`, `prepared` (output of the prepare job), `tuned` (output of the tune job, or null).
+    Out: `model_dir` and `model_digest` of its content; `component`, `parameters` (all of them), `window_s`; `rows`, `trained_from`,
+    `trained_to` (ISO 8601, null without a time column), `train_s`; `cached`; `code` with `digest` and `commit`; `sentence`.
 
     Raises PermanentJobError if the component, its parameters or the owner's code do not work on these rows.
     """
@@ -39,11 +43,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     prepared = training.Prepared.from_json(inputs["prepared"])
     tuned: Mapping[str, Any] = inputs.get("tuned") or {}
     component = chosen_component(policy, Path(inputs["policy_dir"]), tuned.get("component"))
-    parameters: dict[str, ParameterValue] = {
-        **component.defaults(),
-        **policy.spec.train.parameters,
-        **tuned.get("parameters", {}),
-    }
+    parameters = {**component.defaults(), **tuned.get("parameters", policy.spec.train.parameters)}
     window_s = tuned["window_s"] if "window_s" in tuned else default_window_s(policy)
     code = code_lineage(component)
 

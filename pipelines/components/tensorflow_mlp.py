@@ -73,21 +73,19 @@ class FittedMlp:
         )
 
     def _module(self) -> Any:
-        """A `tf.Module` with `serve`: float32 (n, d) → (n, k) probabilities, or (n, 1)."""
+        """A `tf.Module` with `serve`: float32 (n, d) → (n, k) probabilities, or (n, 1). The weights are constants of its graph."""
         import tensorflow as tf
 
         last = {Task.BINARY: tf.nn.sigmoid, Task.MULTICLASS: tf.nn.softmax, Task.REGRESSION: tf.identity}[self.task]
-        variables = [(tf.Variable(kernel), tf.Variable(bias)) for kernel, bias in self.weights]
         width = self.weights[0][0].shape[0]
 
         def serve(matrix: Any) -> Any:
-            for kernel, bias in variables[:-1]:
+            for kernel, bias in self.weights[:-1]:
                 matrix = tf.nn.relu(tf.matmul(matrix, kernel) + bias)
-            kernel, bias = variables[-1]
+            kernel, bias = self.weights[-1]
             return last(tf.matmul(matrix, kernel) + bias)
 
         module = tf.Module()
-        module.variables_of_layers = variables
         module.serve = tf.function(serve, input_signature=[tf.TensorSpec((None, width), tf.float32)])
         return module
 

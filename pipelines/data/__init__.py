@@ -1,0 +1,1 @@
+"""Data: sources, checks, labels, feature kinds, maturity, and the reader of the prediction log."""
