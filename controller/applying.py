@@ -1,0 +1,95 @@
+"""What a new or changed policy does to a model's state, as pure functions from state to decision.
+
+An open cycle that has moved no traffic yet was searching for an answer to the old question: it is superseded. One that is rolling out or
+baking goes on, under the new policy's steps and limits. A person wrote the policy, so it may do what a trigger may not: where no version
+serves yet, the first cycle need not wait for the cooldown that a failed one has left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from controller.cycle import TABLE, Move
+from controller.draft import Decision, Draft
+from controller.overrides import OverrideRefused
+from controller.state import Event, ModelState
+from policies.schema import ModelPolicy
+
+KIND = "policy.applied"
+
+
+def canonical(policy: ModelPolicy) -> str:
+    """The text that is stored: equal policies have equal texts, however they were written."""
+    return policy.model_dump_json(by_alias=True)
+
+
+def digest(text: str) -> str:
+    """
+    >>> digest("{}")[:15]
+    'sha256:44136fa3'
+    """
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def new_model(
+    policy: ModelPolicy, directory: str, actor: str, now: datetime, *, next_version: int = 1, next_cycle: int = 1
+) -> tuple[ModelState, Event]:
+    """The state of a model that was not known, and the event that says who asked for it.
+
+    `next_version` and `next_cycle` go on where a deleted model of that name had ended: numbers only grow (invariant 3)."""
+    text = canonical(policy)
+    state = ModelState(
+        name=policy.name, policy=text, policy_digest=digest(text), policy_dir=directory, created_at=now,
+        next_version=next_version, next_cycle=next_cycle,
+    )  # fmt: skip
+    event = Event(
+        model=policy.name, kind=KIND, sentence=f"{actor}: adds the model {policy.name}", at=now, actor=actor,
+        data={"old": None, "new": state.policy_digest, "policy_dir": directory},
+    )  # fmt: skip
+    return state, event
+
+
+def is_unchanged(state: ModelState, policy: ModelPolicy, directory: str) -> bool:
+    """Whether applying the policy would change nothing."""
+    return state.policy == canonical(policy) and state.policy_dir == directory
+
+
+def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor: str, now: datetime) -> Decision:
+    """The decision to follow another policy from now on. Raises OverrideRefused if the model's versions answer another question."""
+    before = ModelPolicy.model_validate_json(state.policy)
+    if state.versions and before.spec.task is not policy.spec.task:
+        raise OverrideRefused(
+            f"{state.name}: spec.task must stay {before.spec.task.value!r} while there are versions, but got "
+            f"{policy.spec.task.value!r}; use another name, or delete the model first"
+        )
+    text = canonical(policy)
+    draft = Draft(state, policy, now, actor=actor)
+    draft.set(policy=text, policy_digest=digest(text), policy_dir=directory, trigger_memory={})
+    sentence = f"{actor}: changes the policy of {state.name}"
+    cycle = state.cycle
+    draft.event(KIND, sentence, old=state.policy_digest, new=digest(text), policy_dir=directory)
+    if cycle is not None and (cycle.phase, Move.SUPERSEDED) in TABLE:
+        ended = f"cycle {cycle.number} ends in {cycle.phase}, because {actor} changed the policy"
+        draft.move(Move.SUPERSEDED, ended, kind="cycle.superseded", notify=True)
+        draft.set(last_closed_at=state.last_closed_at)  # it answered nothing, so no cooldown follows
+        sentence = f"{sentence}; {ended}"
+    if draft.state.champion is None and draft.state.cycle is None:
+        draft.set(last_closed_at=None, recent_cycles=())
+    return draft.finish(sentence)
+
+
+def superseded(state: ModelState) -> int | None:
+    """The number of the cycle that another policy would end, if there is one."""
+    cycle = state.cycle
+    return cycle.number if cycle is not None and (cycle.phase, Move.SUPERSEDED) in TABLE else None
+
+
+def deletion(state: ModelState, actor: str, reason: str, now: datetime) -> Event:
+    """The event that says that a model is gone, and from which number a later one of its name goes on."""
+    return Event(
+        model=state.name, kind="model.deleted", sentence=f"{actor}: deletes the model {state.name} ({reason})", at=now,
+        actor=actor, cycle=state.cycle.number if state.cycle else None,
+        data={"next_version": state.next_version, "next_cycle": state.next_cycle, "reason": reason,
+              "policy": state.policy_digest, "champion": state.champion},
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""What the commands print: tables for people, JSON and YAML for programs; plain where colour or Unicode cannot be shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from controller.cli.client import CliError, Exit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 4096
+"""Nothing is cut off or wrapped where no terminal is."""
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: table, json or yaml.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """For people. Colours only on terminals, and not with NO_COLOR."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+
+
+def speaks_unicode() -> bool:
+    """Whether bars and arrows can be printed."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
+def sayable(text: str) -> str:
+    """The text as standard output can show it."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def print_data(value: Any, form: Format) -> None:
+    """JSON or YAML, exactly as the API gave it."""
+    if form is Format.JSON:
+        print(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode()))
+        return
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 4096
+    yaml.allow_unicode = speaks_unicode()
+    yaml.dump(value, sys.stdout)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """Like kubectl: no lines, headings in capitals, the last column takes what is left."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, column in enumerate(columns):
+        last = i == len(columns) - 1
+        table.add_column(column.upper(), no_wrap=not last, overflow="fold" if last else "ellipsis")
+    for row in rows:
+        table.add_row(*(Text(sayable(shown(cell))) for cell in row))
+    if table.row_count == 0:
+        print(empty, file=sys.stderr)
+        return
+    console().print(table)
+
+
+def shown(cell: Any) -> str:
+    if cell is None or cell == "":
+        return "-"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def moment(text: str | None) -> str:
+    """An ISO time as people read it.
+
+    >>> moment("2013-03-02T04:00:00Z")
+    '2013-03-02 04:00'
+    """
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}" if text else "-"
+
+
+def version_name(number: int | None) -> str:
+    return "-" if number is None else f"v{number}"
+
+
+def traffic(view: Mapping[str, Any]) -> str:
+    """For example `v3 95 %, v4 5 %`."""
+    parts = [f"v{number} {weight:g} %" for number, weight in sorted(view["weights"].items(), key=lambda kv: int(kv[0]))]
+    parts += [f"v{view['shadow']} in shadow"] if view["shadow"] is not None else []
+    return ", ".join(parts) or "-"
+
+
+def stops(held: Mapping[str, Any]) -> str:
+    """The names of the holds that are on."""
+    return ", ".join(name for name, hold in held.items() if hold)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on a terminal. Raises CliError when told no, or when there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CliError("nobody can be asked, since this is no terminal: say --yes to go ahead", Exit.USAGE)
+    if not typer.confirm(question, err=True):
+        raise CliError("nothing was changed")

@@ -1,0 +1,72 @@
+"""Verbs that start and stop processes: demo, daemon, shutdown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.cli.client import PLACE, CliError, Exit
+from controller.cli.output import confirm
+
+
+def add_to(app: typer.Typer) -> None:
+    raw = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(context_settings=raw, add_help_option=False)(demo)
+    app.command()(daemon)
+    app.command()(shutdown)
+
+
+def demo(context: typer.Context) -> None:
+    """Watch a model of real flights decay and be renewed, in five minutes. 'ratchet demo --help' lists its options."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "demo", *context.args])  # noqa: S606 - our own module, no shell
+
+
+def daemon(
+    host: Annotated[str | None, typer.Option(help="Address of the API (RATCHET_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API (RATCHET_PORT); 0 takes a free one.")] = None,
+    router_port: Annotated[int | None, typer.Option(help="Port where predictions are asked for (RATCHET_ROUTER_PORT).")] = None,
+) -> None:  # fmt: skip
+    """Run the controller in the foreground. All settings are environment variables: docs/settings.md."""
+    from pydantic import ValidationError
+
+    from config.settings import Settings
+
+    given = {"home": PLACE.home, "host": host, "port": port, "router_port": router_port}
+    try:
+        settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise CliError("\n".join(_setting_problem(e) for e in error.errors()), Exit.USAGE) from error
+    from controller.daemon import run
+
+    sys.exit(run(settings))
+
+
+def _setting_problem(error: object) -> str:
+    assert isinstance(error, dict)
+    name = ".".join(str(part) for part in error["loc"])
+    return f"RATCHET_{name.upper()}: {error['msg']}, but got {error['input']!r}"
+
+
+def shutdown(
+    home: Annotated[Path | None, typer.Option(help="State folder (RATCHET_HOME).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Stop the daemon of a state folder, and all that serves and works for it. Nothing is lost: 'ratchet daemon' goes on."""
+    from controller.shutdown import NotStopped, stop_everything
+
+    if home is not None:
+        PLACE.home = home
+    folder = PLACE.home_folder()
+    if not (folder / "run").is_dir():
+        raise CliError(f"{folder} is no state folder of ratchet", Exit.USAGE)
+    confirm(f"Stop the daemon of {folder}, its router, replicas and jobs? Its models will not answer.", yes=yes)
+    try:
+        for line in stop_everything(folder):
+            print(line)
+    except NotStopped as error:
+        raise CliError(str(error)) from error

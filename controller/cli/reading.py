@@ -1,0 +1,149 @@
+"""Verbs that only look: get, explain, watch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from controller.cli.client import call
+from controller.cli.output import (
+    Format,
+    Output,
+    moment,
+    print_data,
+    print_table,
+    stops,
+    traffic,
+    version_name,
+)
+
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+MaybeName = Annotated[str | None, typer.Argument(help="The model's name; without, all.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
+
+get = typer.Typer(no_args_is_help=True, help="List models, versions, cycles or events.")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(get, name="get")
+    app.command()(explain)
+    app.command()(watch)
+
+
+def path_of(name: str, rest: str = "") -> str:
+    return f"/models/{quote(name, safe='')}{rest}"
+
+
+@get.command()
+def models(name: MaybeName = None, output: Output = Format.TABLE) -> None:
+    """Models, what serves, and what the controller said last."""
+    if name is not None and output is not Format.TABLE:
+        print_data(call("GET", path_of(name)), output)
+        return
+    answer = {"models": [call("GET", path_of(name))]} if name is not None else call("GET", "/models")
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (m["name"], version_name(m["champion"]), m["score"], m["phase"], stops(m["held"]), traffic(m["traffic"]), m["sentence"])
+        for m in answer["models"]
+    ]  # fmt: skip
+    columns = ("name", "champion", "score", "phase", "held", "traffic", "sentence")
+    print_table(columns, rows, empty="no models yet: 'ratchet apply FILE' adds one")
+
+
+@get.command()
+def versions(name: Name, output: Output = Format.TABLE) -> None:
+    """A model's versions."""
+    answer = call("GET", path_of(name, "/versions"))
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (version_name(v["number"]), v["status"], v["cycle"], moment(v["created_at"]), moment(v["trained_to"]), v["component"],
+         v["digest"][:19], _scores(v["scores"]))
+        for v in answer["versions"]
+    ]  # fmt: skip
+    columns = ("version", "status", "cycle", "created", "trained to", "component", "digest", "scores")
+    print_table(columns, rows, empty=f"{name} has no versions yet")
+
+
+def _scores(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items() if isinstance(value, int | float))
+
+
+@get.command()
+def cycles(name: MaybeName = None, limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """Cycles, newest first."""
+    answer = call("GET", path_of(name, "/cycles") if name else "/cycles", params={"limit": limit})
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (c["model"], c["number"], c["outcome"] or c["phase"], moment(c["opened_at"]), moment(c["closed_at"]),
+         version_name(c["challenger"]), c["cause"], c["sentence"])
+        for c in answer["cycles"]
+    ]  # fmt: skip
+    columns = ("model", "cycle", "state", "opened", "closed", "challenger", "cause", "sentence")
+    print_table(columns, rows, empty="no cycles yet")
+
+
+@get.command()
+def events(
+    name: MaybeName = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Those after this number; default: the newest.")] = None,
+    limit: Limit = 20,
+    grounds: Annotated[bool, typer.Option("--grounds", help="With what each decision rested on.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """The record: what happened, who ordered it, why."""
+    params = {"model": name, "after": after or 0, "limit": limit, "newest": after is None, "grounds": grounds}
+    answer = call("GET", "/events", params=params)
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (e["seq"], moment(e["at"]), e["model"], e["cycle"], e["kind"], e["actor"], e["sentence"]) for e in answer["events"]
+    ]  # fmt: skip
+    print_table(("seq", "at", "model", "cycle", "kind", "actor", "sentence"), rows, empty="no events yet")
+
+
+def explain(
+    name: Name,
+    replay: Annotated[
+        int | None, typer.Option(min=1, help="Take the decision of this event again, and compare.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Why a model is where it is, what comes next and when, and how to stop it."""
+    from controller.cli.explanation import print_explanation, print_replay
+
+    path = path_of(name, "/explain") if replay is None else f"/events/{replay}/replay"
+    answer = call("GET", path)
+    if output is not Format.TABLE:
+        print_data(answer, output)
+    elif replay is None:
+        print_explanation(answer)
+    else:
+        print_replay(answer)
+
+
+def watch(
+    name: MaybeName = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Start after this event; default: now.")] = None,
+) -> None:
+    """Follow what happens, until Ctrl-C: a live table on a terminal, else a line an event."""
+    from controller.cli.watching import watch_lines, watch_table
+
+    if _is_terminal() and after is None:
+        watch_table(name)
+    else:
+        watch_lines(name, after)
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()

@@ -1,0 +1,85 @@
+"""`ratchet watch`: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from controller.cli.client import call
+from controller.cli.output import console, moment, sayable, shown, stops, traffic, version_name
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WAIT_S = 20.0
+"""Of one long poll."""
+REFRESH_S = 1.0
+LAST_EVENTS = 12
+
+
+def watch_lines(name: str | None, after: int | None) -> None:
+    """Print each event when it happens; for ever."""
+    seen = newest_seq(name) if after is None else after
+    while True:
+        params = {"model": name, "after": seen, "wait_s": WAIT_S}
+        for event in call("GET", "/events", params=params, timeout_s=WAIT_S + 30)["events"]:
+            seen = event["seq"]
+            print(
+                sayable(f"{event['seq']} {moment(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"),
+                flush=True,
+            )
+
+
+def newest_seq(name: str | None) -> int:
+    events = call("GET", "/events", params={"model": name, "newest": True, "limit": 1})["events"]
+    return int(events[-1]["seq"]) if events else 0
+
+
+def watch_table(name: str | None) -> None:
+    """Redraw until interrupted."""
+    from rich.live import Live
+
+    screen = console()
+    with Live(_screen(name), console=screen, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(_screen(name), refresh=True)
+            time.sleep(REFRESH_S)
+
+
+def _screen(name: str | None) -> RenderableType:
+    from rich.console import Group
+    from rich.rule import Rule
+
+    models = call("GET", "/models")["models"]
+    events = call("GET", "/events", params={"model": name, "newest": True, "limit": LAST_EVENTS})["events"]
+    chosen = [m for m in models if name is None or m["name"] == name]
+    return Group(_models(chosen), Rule(style="dim", characters="-"), _events(events))
+
+
+def _models(models: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, expand=True, header_style="bold", pad_edge=False)
+    for column in ("MODEL", "CHAMPION", "PHASE", "TRAFFIC"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("SENTENCE", ratio=1)
+    for m in models:
+        phase = ", ".join(part for part in (m["phase"] or "", stops(m["held"])) if part)
+        cells = (m["name"], version_name(m["champion"]), shown(phase), traffic(m["traffic"]), m["sentence"])
+        table.add_row(*(Text(sayable(cell)) for cell in cells))
+    return table
+
+
+def _events(events: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2), expand=True)
+    for style in ("dim", "dim", ""):
+        table.add_column(style=style, no_wrap=True)
+    table.add_column(ratio=1)
+    for event in reversed(events):
+        cells = (moment(event["at"]), event["model"], event["kind"], event["sentence"])
+        table.add_row(*(Text(sayable(cell)) for cell in cells))
+    return table

@@ -1,0 +1,249 @@
+"""Why a model is where it is, what happens next and when, and how to stop it: what somebody woken at 3 a.m. needs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller import views
+from controller.decide import held
+from controller.draft import until
+from controller.overrides import Verb
+from controller.state import Cycle, ModelState, Outcome, Phase
+from policies.cron import parse_cron
+from policies.durations import about, format_duration
+from policies.schema import ModelPolicy, Rollout, ScheduleTrigger, StalenessTrigger, trigger_leaves
+
+REFUSALS_SHOWN = 3
+_REFUSED = (Outcome.REJECTED, Outcome.ROLLED_BACK, Outcome.INCONCLUSIVE, Outcome.FAILED)
+_FOLLOWS = {
+    Phase.QUEUED: "the data is prepared as soon as there is a place",
+    Phase.PREPARING: "then parameters are searched",
+    Phase.TUNING: "then the model is trained with the best parameters found",
+    Phase.TRAINING: "then the model is judged",
+    Phase.JUDGING: "then it is packaged and rolled out, if it passes every gate",
+    Phase.PACKAGING: "then it is rolled out",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What answers requests, and why it may."""
+
+    version: views.VersionView
+    cause: str
+    """Why the cycle that made it was opened."""
+    gates: Sequence[str]
+    """What each gate said, or what stands for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A cycle that brought no new champion."""
+
+    cycle: int
+    outcome: str
+    at: datetime
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What one may type."""
+
+    command: str
+    effect: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """All of it, in the order in which it is read."""
+
+    model: views.ModelDetail
+    now: datetime
+    headline: str
+    sentence: str
+    """What the controller said when it last looked."""
+    serving: Serving | None
+    opened: str
+    """Why the open cycle, or else the last one, was opened; and when."""
+    next: Sequence[str]
+    """What happens by itself, and when."""
+    refused: Sequence[Refusal]
+    """Newest first."""
+    commands: Sequence[Command]
+
+
+def explain(
+    state: ModelState, policy: ModelPolicy, model: views.ModelDetail, *, cycles: Sequence[Cycle], now: datetime
+) -> Explanation:
+    """`cycles`: the newest of the model, newest first; `model`: the same state, as people are shown it."""
+    return Explanation(
+        model=model,
+        now=now,
+        headline=_headline(state),
+        sentence=model.sentence,
+        serving=_serving(state, cycles),
+        opened=_opened(cycles),
+        next=_next(state, policy, now),
+        refused=[_refusal(c) for c in cycles if c.outcome in _REFUSED][:REFUSALS_SHOWN],
+        commands=_commands(state),
+    )
+
+
+def _headline(state: ModelState) -> str:
+    serves = f"v{state.champion} serves" if state.champion is not None else "no version serves yet"
+    stops = [word for word in ("paused", "frozen", "pinned") if getattr(state, word) is not None]
+    cycle = state.cycle
+    doing = f"cycle {cycle.number} is {cycle.phase.value.replace('_', ' ')}" if cycle else "no cycle is open"
+    return ", ".join([serves, doing, *stops])
+
+
+# ---------------------------------------------------------------- what serves, and what was refused
+def _serving(state: ModelState, cycles: Sequence[Cycle]) -> Serving | None:
+    if state.champion is None:
+        return None
+    version = state.versions[state.champion]
+    maker = next((c for c in cycles if c.number == version.cycle), None)
+    gates = list(maker.outputs.get("judging", {}).get("gates") or ()) if maker else []
+    return Serving(
+        version=views.version(version),
+        cause=maker.cause if maker else "",
+        gates=[f"{g['verdict']}: {g['sentence']}" for g in gates] or [str(version.lineage.get("gates", ""))],
+    )
+
+
+def _opened(cycles: Sequence[Cycle]) -> str:
+    if not cycles:
+        return "no cycle was ever opened"
+    last = cycles[0]
+    ended = "" if last.outcome is None else f"; it ended as {last.outcome.value.replace('_', ' ')}: {last.sentence}"
+    return f"cycle {last.number} opened at {until(last.opened_at)} by {last.cause}{ended}"
+
+
+def _refusal(cycle: Cycle) -> Refusal:
+    assert cycle.outcome is not None
+    return Refusal(
+        cycle=cycle.number,
+        outcome=cycle.outcome.value,
+        at=cycle.closed_at or cycle.phase_since,
+        sentence=cycle.sentence,
+    )
+
+
+# ---------------------------------------------------------------- what comes next
+def _next(state: ModelState, policy: ModelPolicy, now: datetime) -> list[str]:
+    if held(state) is not None:
+        stop = "paused" if state.paused else "pinned" if state.pinned else "frozen"
+        return [f"nothing, until somebody {_LIFTED[stop]} it"]
+    if state.cycle is None:
+        return _next_without_cycle(state, policy, now)
+    cycle = state.cycle
+    match cycle.phase:
+        case Phase.AWAITING_APPROVAL:
+            deadline = cycle.phase_since + policy.spec.approval_timeout
+            return [f"at {_when(deadline, now)} it ends as inconclusive, unless somebody approves or rejects it"]
+        case Phase.ROLLING_OUT:
+            return _next_in_rollout(state, cycle, policy.spec.rollout, now)
+        case Phase.BAKING:
+            end = cycle.phase_since + policy.spec.rollout.bake
+            back = f"traffic goes back to v{state.previous}" if state.previous is not None else "it keeps serving"
+            return [f"at {_when(end, now)} it stays for good", f"if it turns out worse before, {back}"]
+        case Phase.JUDGING if policy.spec.approval == "required":
+            return ["then somebody must approve it, if it passes every gate"]
+        case _:
+            return [_FOLLOWS[cycle.phase], *_frozen_later(state)]
+
+
+_LIFTED = {"paused": "resumes", "pinned": "unpins", "frozen": "unfreezes"}
+
+
+def _frozen_later(state: ModelState) -> list[str]:
+    return ["before packaging it waits, because the traffic is frozen"] if state.frozen is not None else []
+
+
+def _next_in_rollout(state: ModelState, cycle: Cycle, rollout: Rollout, now: datetime) -> list[str]:
+    deadline = cycle.phase_since + rollout.deadline
+    if state.champion is None:
+        return ["it serves as soon as it is ready", f"at {_when(deadline, now)} it is given up, if it is not"]
+    index = min(cycle.step, len(rollout.steps) - 1)
+    last = index + 1 == len(rollout.steps)
+    goes = "it becomes champion" if last else f"it goes to {rollout.steps[index + 1].label}"
+    if cycle.step_since is None:
+        first = (
+            f"once {rollout.steps[index].label} is in force, it holds for {format_duration(rollout.steps[index].hold)}"
+        )
+    else:
+        first = f"at {_when(cycle.step_since + rollout.steps[index].hold, now)} {goes}, if nothing speaks against it"
+    return [first, f"at {_when(deadline, now)} all traffic goes back to v{state.champion}, if it is not through"]
+
+
+def _next_without_cycle(state: ModelState, policy: ModelPolicy, now: datetime) -> list[str]:
+    spec = policy.spec
+    lines = []
+    rest = state.last_closed_at + spec.cooldown if state.last_closed_at is not None else None
+    if rest is not None and rest > now:
+        lines.append(f"no trigger opens a cycle before {_when(rest, now)} (cooldown {format_duration(spec.cooldown)})")
+    if state.champion is None:
+        return [*lines, "then the first cycle opens" if lines else "the first cycle opens"]
+    for leaf in trigger_leaves(spec.triggers):
+        if isinstance(leaf, ScheduleTrigger):
+            due = parse_cron(leaf.schedule.cron).next_after(now)
+            lines += [f"the schedule {leaf.schedule.cron!r} is due at {_when(due, now)}"] if due else []
+        if isinstance(leaf, StalenessTrigger):
+            champion = state.versions[state.champion]
+            known = [t for t in (champion.trained_to, state.last_closed_at) if t is not None]
+            stale = max(known, default=state.created_at) + leaf.staleness.age
+            lines.append(f"it is stale from {_when(stale, now)}")
+    return [*lines, "a cycle opens when the triggers fire"]
+
+
+def _when(moment: datetime, now: datetime) -> str:
+    """
+    >>> from datetime import UTC, timedelta
+    >>> night = datetime(2013, 3, 2, 3, 0, tzinfo=UTC)
+    >>> _when(night + timedelta(minutes=90), night)
+    '2013-03-02 04:30 (in 1h30m)'
+    """
+    return f"{until(moment)} (in {about(moment - now)})" if moment > now else f"{until(moment)} (now due)"
+
+
+# ---------------------------------------------------------------- what one may do
+def _commands(state: ModelState) -> list[Command]:
+    """What stops the present course, quickest first; then what else makes sense here."""
+    serving = f"v{state.champion}" if state.champion is not None else "nothing"
+    cycle = state.cycle
+    lifts = [
+        (word, verb) for word, verb in (("paused", Verb.RESUME), ("frozen", Verb.UNFREEZE), ("pinned", Verb.UNPIN))
+    ]
+    offers = [
+        (verb, f"ends the hold by {hold.by}: {hold.reason}") for word, verb in lifts if (hold := getattr(state, word))
+    ]
+    if cycle is not None:
+        offers += _cycle_commands(state, cycle, serving)
+    elif state.previous is not None or len(state.versions) > 1:
+        offers.append((Verb.ROLLBACK, f"takes {serving} out of service and goes back to the version before"))
+    if state.paused is None:
+        offers.append((Verb.PAUSE, "stops everything where it is; traffic stays as it is"))
+    if state.champion is not None and state.pinned is None and cycle is None:
+        offers.append((Verb.PIN, f"keeps {serving}, whatever the triggers say"))
+    if cycle is None and not state.paused and not state.pinned:
+        offers.append((Verb.TRIGGER, "opens a cycle now"))
+    return [Command(command=f"ratchet {verb.value} {state.name}", effect=effect) for verb, effect in offers]
+
+
+def _cycle_commands(state: ModelState, cycle: Cycle, serving: str) -> list[tuple[Verb, str]]:
+    number = f"cycle {cycle.number}"
+    match cycle.phase:
+        case Phase.BAKING:
+            return [(Verb.ROLLBACK, f"takes {serving} out of service and goes back to v{state.previous}")]
+        case Phase.AWAITING_APPROVAL:
+            return [(Verb.APPROVE, "lets it roll out"), (Verb.REJECT, f"ends {number}; {serving} stays")]
+        case Phase.ROLLING_OUT if state.champion is not None:
+            return [
+                (Verb.ROLLBACK, f"gives all traffic back to {serving} at once and quarantines v{cycle.challenger}"),
+                (Verb.PROMOTE, f"makes v{cycle.challenger} champion now"),
+            ]
+        case _:
+            return [(Verb.ABORT, f"ends {number}; {serving} stays")]

@@ -1,0 +1,301 @@
+"""What people may ask of the daemon: everything that the HTTP API offers, and nothing that it does not.
+
+Reading gives `controller.views`; changing goes through pure functions (`controller.applying`, `controller.overrides`) and one commit under
+the present epoch. Nothing here acts on jobs or on traffic: the loop does, when it is woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from controller import applying, explaining, overrides, views
+from controller.draft import Decision
+from controller.overrides import Order, Preview, StalePreview
+from controller.reconcile import LostLeadership
+from controller.replaying import Replayed, UnknownEvent, compare
+from controller.state import Event, ModelState
+from controller.store.port import Commit, ConflictError, FencedError, Store
+from deployers.target import Target, TargetError, TargetStatus
+from policies.problems import Problem, shown
+from policies.reading import Loaded, parse_policy
+from policies.schema import ModelPolicy
+
+T = TypeVar("T")
+
+MAX_TRIES = 20
+"""Of a change that others keep overtaking."""
+LAST_CYCLES = 20
+"""So many are looked at to explain a model."""
+
+
+class UnknownModel(LookupError):
+    """There is no model of that name."""
+
+
+class PolicyRefused(ValueError):
+    """Some documents are no policies that can be followed; nothing was applied."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class NotLeading(Exception):
+    """This daemon does not lead at the moment, so it changes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyDocument:
+    """A policy as its owner wrote it, YAML or JSON."""
+
+    text: str
+    file: str = "policy"
+    """What messages call it."""
+    directory: str = ""
+    """Absolute folder from which relative paths in the policy start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """What became, or would become, of one document."""
+
+    name: str
+    action: Literal["created", "updated", "unchanged"]
+    digest: str
+    superseded: int | None
+    """Number of the open cycle that ended, or would end, because of it."""
+    row_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ordered:
+    """What an order did."""
+
+    model: str
+    sentence: str
+    row_version: int
+
+
+class Service:
+    """Safe to use from several threads. Every method raises StoreError when the store is away."""
+
+    def __init__(
+        self, *, store: Store, target: Target, epoch: Callable[[], int], now: Callable[[], datetime],
+        wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._target = target
+        self._epoch = epoch
+        self._now = now
+        self._wake = wake
+        self._sentences = sentences
+        self._policy = policy
+
+    def leads(self) -> bool:
+        """Whether this daemon may change anything at the moment."""
+        try:
+            return self._epoch() > 0
+        except LostLeadership:
+            return False
+
+    # ------------------------------------------------------------ reading
+    def models(self) -> list[views.ModelSummary]:
+        """All models, sorted by name. Does not ask the target, so that it stays cheap for thousands."""
+        return [views.summary(state, self._sentence(state.name)) for state in self._store.load_all()]
+
+    def model(self, name: str) -> views.ModelDetail:
+        """All about one model. Raises UnknownModel."""
+        state = self._load(name)
+        status, error = self._observe(name)
+        return views.detail(state, self._sentence(name), status, error)
+
+    def versions(self, name: str) -> list[views.VersionView]:
+        """By number. Raises UnknownModel."""
+        return [views.version(v) for _, v in sorted(self._load(name).versions.items())]
+
+    def cycles(self, name: str | None = None, *, limit: int = 100) -> list[views.CycleView]:
+        """Newest first, of one model or of all. Raises UnknownModel."""
+        if name is not None:
+            self._load(name)
+        return [views.cycle(c) for c in self._store.cycles(name, limit=limit)]
+
+    def events(
+        self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False, grounds: bool = False
+    ) -> list[views.EventView]:
+        """In order of `seq`; those of a deleted model are still there, so an unknown name has none."""
+        found = self._store.events(name, after=after, limit=limit, newest=newest)
+        return [views.event(e, grounds=grounds) for e in found]
+
+    def explain(self, name: str) -> explaining.Explanation:
+        """Why the model is where it is, what comes next and how to stop it. Raises UnknownModel."""
+        state = self._load(name)
+        status, error = self._observe(name)
+        return explaining.explain(
+            state, self._policy(state), views.detail(state, self._sentence(name), status, error),
+            cycles=self._store.cycles(name, limit=LAST_CYCLES), now=self._now(),
+        )  # fmt: skip
+
+    def replay(self, seq: int) -> Replayed:
+        """Take a recorded decision again and compare. Raises UnknownEvent, `replaying.NotReplayable`."""
+        event = next(iter(self._store.events(after=seq - 1, limit=1)), None)
+        if event is None or event.seq != seq:
+            raise UnknownEvent(f"there is no event {seq}")
+        return compare(event, self._same_commit(event))
+
+    def _same_commit(self, event: Event) -> list[Event]:
+        """The events that were recorded together with this one: of the same model and moment."""
+        around = self._store.events(event.model, after=max(event.seq - 50, 0), limit=100)
+        return [e for e in around if e.at == event.at]
+
+    # ------------------------------------------------------------ policies
+    def apply(self, documents: Sequence[PolicyDocument], *, actor: str, dry_run: bool = False) -> list[Applied]:
+        """Follow these policies from now on; all are checked before the first is applied.
+
+        Raises PolicyRefused, `overrides.OverrideRefused`, NotLeading."""
+        loaded = _parse(documents)
+        return [self._apply(one, actor, dry_run=dry_run) for one in loaded]
+
+    def _apply(self, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
+        def attempt() -> Applied:
+            state = self._store.load(one.policy.name)
+            if state is None:
+                return self._create(one, actor, dry_run=dry_run)
+            return self._update(state, one, actor, dry_run=dry_run)
+
+        return _until_settled(attempt)
+
+    def _create(self, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
+        name = one.policy.name
+        last = next(iter(self._store.events(name, limit=1, newest=True)), None)
+        went_on = last.data if last is not None and last.kind == "model.deleted" else {}
+        state, event = applying.new_model(
+            one.policy, str(one.directory), actor, self._now(),
+            next_version=int(went_on.get("next_version", 1)), next_cycle=int(went_on.get("next_cycle", 1)),
+        )  # fmt: skip
+        if not dry_run:
+            state = self._store.create(self._leading_epoch(), state, [event])
+            self._wake(name)
+        return Applied(
+            name=name, action="created", digest=state.policy_digest, superseded=None, row_version=state.row_version
+        )
+
+    def _update(self, state: ModelState, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
+        directory = str(one.directory)
+        if applying.is_unchanged(state, one.policy, directory):
+            return Applied(
+                name=state.name, action="unchanged", digest=state.policy_digest, superseded=None,
+                row_version=state.row_version,
+            )  # fmt: skip
+        decision = applying.change_policy(state, one.policy, directory, actor, self._now())
+        after = decision.after if dry_run else self._commit(decision)
+        return Applied(
+            name=state.name, action="updated", digest=after.policy_digest, superseded=applying.superseded(state),
+            row_version=after.row_version,
+        )  # fmt: skip
+
+    def delete(self, name: str, *, actor: str, reason: str) -> None:
+        """Forget the model; the loop then stops what serves it and its jobs. Its events stay. Raises UnknownModel, NotLeading."""
+        if not reason.strip():
+            raise overrides.OverrideRefused(
+                "delete needs a reason (--reason), so that others can read later why it was done"
+            )
+        event = applying.deletion(self._load(name), actor, reason.strip(), self._now())
+        try:
+            self._store.delete(self._leading_epoch(), name, [event])
+        except FencedError as error:
+            raise NotLeading(str(error)) from error
+        except ConflictError as error:
+            raise UnknownModel(f"there is no model {name!r}") from error
+        self._wake(name)
+
+    # ------------------------------------------------------------ overrides
+    def preview(self, name: str, order: Order) -> Preview:
+        """What the order would change. Raises UnknownModel, `overrides.OverrideRefused`."""
+        state = self._load(name)
+        return overrides.preview(state, self._policy(state), order, self._now())
+
+    def order(self, name: str, order: Order) -> Ordered:
+        """Carry the order out. Raises UnknownModel, `overrides.OverrideRefused`, `StalePreview`, NotLeading."""
+
+        def attempt() -> Ordered:
+            state = self._load(name)
+            decision = overrides.apply(state, self._policy(state), order, self._now())
+            try:
+                after = self._commit(decision)
+            except ConflictError as error:
+                if order.row_version is None:
+                    raise
+                raise StalePreview(
+                    f"{name} has changed since the preview; look again with 'ratchet explain {name}' and repeat the order"
+                ) from error
+            return Ordered(model=name, sentence=decision.sentence, row_version=after.row_version)
+
+        return _until_settled(attempt)
+
+    # ------------------------------------------------------------ helpers
+    def _load(self, name: str) -> ModelState:
+        state = self._store.load(name)
+        if state is None:
+            raise UnknownModel(f"there is no model {name!r}; 'ratchet get models' lists them")
+        return state
+
+    def _sentence(self, name: str) -> str:
+        return self._sentences.get(name, "")
+
+    def _observe(self, name: str) -> tuple[TargetStatus | None, str]:
+        try:
+            return self._target.observe(name), ""
+        except TargetError as error:
+            return None, str(error)
+
+    def _commit(self, decision: Decision) -> ModelState:
+        commit = Commit(
+            model=decision.after, closed=decision.closed, events=decision.events, notices=decision.notices
+        )  # fmt: skip
+        try:
+            after = self._store.commit(self._leading_epoch(), commit)
+        except FencedError as error:
+            raise NotLeading(str(error)) from error
+        self._wake(after.name)
+        return after
+
+    def _leading_epoch(self) -> int:
+        try:
+            return self._epoch()
+        except LostLeadership as error:
+            raise NotLeading(f"{error}; nothing was changed") from error
+
+
+def _until_settled(attempt: Callable[[], T]) -> T:
+    """Repeat while others commit in between; the last ConflictError if they never stop."""
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return attempt()
+        except ConflictError:
+            continue
+    return attempt()
+
+
+def _parse(documents: Sequence[PolicyDocument]) -> list[Loaded]:
+    """Raises PolicyRefused with everything that is wrong with any of them."""
+    loaded: dict[str, Loaded] = {}
+    problems: list[Problem] = []
+    for document in documents:
+        if not Path(document.directory).is_absolute():
+            rule = "the folder that relative paths start from must be absolute"
+            problems.append(Problem(file=document.file, rule=rule, value=shown(document.directory)))
+            continue
+        reading = parse_policy(document.text, file=document.file, directory=Path(document.directory))
+        problems.extend(reading.problems)
+        for one in reading.policies:
+            if one.policy.name in loaded:
+                rule = f"a model's name may stand in one document only, and {loaded[one.policy.name].file} has it too"
+                problems.append(Problem(file=one.file, line=one.line, path="metadata.name", rule=rule))
+            loaded[one.policy.name] = one
+    if problems:
+        raise PolicyRefused(problems)
+    return list(loaded.values())

@@ -1,0 +1,79 @@
+"""Stopping everything that lives for a state folder: the daemon, the job host and its jobs, the router and the replicas.
+
+For demonstrations, tests, and taking a machine out of service. What was persisted stays: the next daemon starts it all again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from deployers.local.target import LocalTarget
+from deployers.target import TargetError
+from pipelines.jobs.local import LocalJobRunner
+
+DAEMON_PATIENCE_S = 30.0
+_POLL_S = 0.05
+
+
+class NotStopped(Exception):
+    """Something did not end; the message says what."""
+
+
+def stop_everything(home: Path) -> Iterator[str]:
+    """Stop in the order in which nothing is started again; yields a line for each thing done. May be repeated.
+
+    Raises NotStopped."""
+    pid = stop_daemon(home)
+    yield f"the daemon (pid {pid}) has stopped" if pid else "no daemon was running"
+    jobs = LocalJobRunner(home)
+    active = sorted(jobs.active())
+    for job_id in active:
+        jobs.cancel(job_id)
+    jobs.stop_host()
+    yield f"{len(active)} jobs were stopped{': ' + ', '.join(active) if active else ''}"
+    try:
+        LocalTarget(home, port=0).stop_all()
+    except (TargetError, OSError) as error:
+        raise NotStopped(f"serving did not stop: {error}; try again") from error
+    yield "the router and all replicas have stopped"
+
+
+def stop_daemon(home: Path) -> int | None:
+    """End the daemon and wait until it has; its pid, or None if none ran. Raises NotStopped."""
+    path = home / "run" / "daemon.lock"
+    pid = _holder(path)
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return pid
+    except PermissionError as error:
+        raise NotStopped(f"the daemon (pid {pid}) belongs to another user") from error
+    deadline = time.monotonic() + DAEMON_PATIENCE_S
+    while _holder(path) is not None:
+        if time.monotonic() > deadline:
+            raise NotStopped(f"the daemon (pid {pid}) did not stop within {DAEMON_PATIENCE_S:g} s")
+        time.sleep(_POLL_S)
+    return pid
+
+
+def _holder(path: Path) -> int | None:
+    """The process that holds the daemon's lock: as long as it is held, the pid written in it is nobody else's."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        parts = os.pread(handle, 200, 0).decode(errors="replace").split(":")
+        return int(parts[-2]) if len(parts) >= 3 and parts[-2].isdigit() else None
+    finally:
+        os.close(handle)
+    return None

@@ -1,0 +1,246 @@
+"""What people and programs are shown of the state: frozen values that the API sends as JSON and its schema documents. Pure.
+
+They say less than the state does (no job records, no snapshots), and what they say keeps its name from release to release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from controller.reconcile import GROUNDS
+from controller.state import Cycle, Event, Hold, ModelState, Version
+from deployers.target import TargetStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrafficView:
+    """Percent of the requests a version, as ordered; what is in force is the target's to say."""
+
+    weights: Mapping[int, float] = field(default_factory=dict)
+    shadow: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldView:
+    by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldView:
+    """A person's stops; None where there is none."""
+
+    paused: HoldView | None
+    frozen: HoldView | None
+    pinned: HoldView | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CycleView:
+    """One pass round the loop. `outcome` is None while it is open."""
+
+    model: str
+    number: int
+    phase: str
+    outcome: str | None
+    cause: str
+    sentence: str
+    opened_at: datetime
+    phase_since: datetime
+    closed_at: datetime | None
+    attempt: int
+    challenger: int | None
+    step: int
+    """Index into the policy's rollout steps."""
+    step_since: datetime | None
+    compute_s: float
+    said: Mapping[str, str]
+    """Phase → the sentence with which its job ended."""
+    gates: Sequence[Mapping[str, Any]]
+    """What each gate found: `gate`, `verdict`, `sentence`, `numbers`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionView:
+    """An immutable image under a number."""
+
+    model: str
+    number: int
+    digest: str
+    status: str
+    created_at: datetime
+    cycle: int
+    component: str
+    parameters: Mapping[str, Any]
+    trained_to: datetime | None
+    rows: int | None
+    """Rows that it was trained on."""
+    scores: Mapping[str, float]
+    verdict: str
+    """The judge's sentence."""
+    forced: str
+    """Who let it serve against the gates or out of quarantine, and why; else empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaView:
+    version: int
+    state: str
+    reason: str
+    requests: int
+    errors: int
+    shadow_requests: int
+    shadow_errors: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetView:
+    """What is in force, as observed; `error` says why nothing could be."""
+
+    weights: Mapping[int, float]
+    shadow: int | None
+    generation: int
+    replicas: Sequence[ReplicaView]
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSummary:
+    """A model in a list."""
+
+    name: str
+    champion: int | None
+    previous: int | None
+    phase: str | None
+    """Of the open cycle; None if none is open."""
+    cycle: CycleView | None
+    sentence: str
+    """What the controller said when it last looked."""
+    traffic: TrafficView
+    held: HeldView
+    metric: str
+    score: float | None
+    """Of the champion when it was judged, by `metric`."""
+    labels: Mapping[str, str]
+    row_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelDetail(ModelSummary):
+    """All about a model but its history."""
+
+    task: str
+    policy_digest: str
+    policy_dir: str
+    created_at: datetime
+    versions: Sequence[VersionView]
+    address: str
+    """Where predictions are asked for; empty if nothing serves."""
+    target: TargetView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventView:
+    """One line of the record."""
+
+    seq: int
+    at: datetime
+    model: str
+    cycle: int | None
+    kind: str
+    actor: str
+    sentence: str
+    data: Mapping[str, Any]
+
+
+def summary(state: ModelState, sentence: str) -> ModelSummary:
+    """`sentence`: what the controller said last, or empty."""
+    return ModelSummary(**_summary_fields(state, sentence))
+
+
+def detail(state: ModelState, sentence: str, target: TargetStatus | None, target_error: str = "") -> ModelDetail:
+    spec = json.loads(state.policy)["spec"]
+    return ModelDetail(
+        **_summary_fields(state, sentence),
+        task=spec["task"],
+        policy_digest=state.policy_digest,
+        policy_dir=state.policy_dir,
+        created_at=state.created_at,
+        versions=[version(v) for _, v in sorted(state.versions.items())],
+        address=target.address if target else "",
+        target=_target(target, target_error),
+    )
+
+
+def _summary_fields(state: ModelState, sentence: str) -> dict[str, Any]:
+    document = json.loads(state.policy)
+    metric = document["spec"]["objective"]["metric"]
+    champion = state.versions.get(state.champion) if state.champion is not None else None
+    return {
+        "name": state.name,
+        "champion": state.champion,
+        "previous": state.previous,
+        "phase": state.cycle.phase.value if state.cycle else None,
+        "cycle": cycle(state.cycle) if state.cycle else None,
+        "sentence": sentence or (state.cycle.sentence if state.cycle else "not looked at yet"),
+        "traffic": TrafficView(weights=dict(state.plan.weights), shadow=state.plan.shadow) if state.plan else TrafficView(),
+        "held": HeldView(paused=_hold(state.paused), frozen=_hold(state.frozen), pinned=_hold(state.pinned)),
+        "metric": metric,
+        "score": champion.scores.get(metric) if champion else None,
+        "labels": document["metadata"].get("labels") or {},
+        "row_version": state.row_version,
+    }  # fmt: skip
+
+
+def _hold(hold: Hold | None) -> HoldView | None:
+    return HoldView(by=hold.by, reason=hold.reason, at=hold.at) if hold else None
+
+
+def cycle(value: Cycle) -> CycleView:
+    said = {phase: str(output.get("sentence", "")) for phase, output in value.outputs.items()}
+    return CycleView(
+        model=value.model, number=value.number, phase=value.phase.value,
+        outcome=value.outcome.value if value.outcome else None, cause=value.cause, sentence=value.sentence,
+        opened_at=value.opened_at, phase_since=value.phase_since, closed_at=value.closed_at, attempt=value.attempt,
+        challenger=value.challenger, step=value.step, step_since=value.step_since, compute_s=value.compute_s,
+        said=said, gates=list(value.outputs.get("judging", {}).get("gates") or ()),
+    )  # fmt: skip
+
+
+def version(value: Version) -> VersionView:
+    lineage = value.lineage
+    return VersionView(
+        model=value.model, number=value.number, digest=value.digest, status=value.status.value,
+        created_at=value.created_at, cycle=value.cycle, component=str(lineage.get("component", "")),
+        parameters=lineage.get("parameters") or {}, trained_to=value.trained_to, rows=lineage.get("rows"),
+        scores=value.scores, verdict=str(lineage.get("gates", "")), forced=value.forced,
+    )  # fmt: skip
+
+
+def event(value: Event, *, grounds: bool = False) -> EventView:
+    """Without `grounds`, what the decision rested on is left out: it is long, and meant for replaying."""
+    data = value.data if grounds else {k: v for k, v in value.data.items() if k not in GROUNDS}
+    return EventView(
+        seq=value.seq, at=value.at, model=value.model, cycle=value.cycle, kind=value.kind, actor=value.actor,
+        sentence=value.sentence, data=data,
+    )  # fmt: skip
+
+
+def _target(status: TargetStatus | None, error: str) -> TargetView:
+    if status is None:
+        return TargetView(weights={}, shadow=None, generation=0, replicas=[], error=error)
+    replicas = [
+        ReplicaView(
+            version=number, state=r.state.value, reason=r.reason, requests=r.requests, errors=r.errors,
+            shadow_requests=r.shadow_requests, shadow_errors=r.shadow_errors,
+        )
+        for number, r in sorted(status.replicas.items())
+    ]  # fmt: skip
+    return TargetView(
+        weights=dict(status.weights), shadow=status.shadow, generation=status.generation, replicas=replicas, error=error
+    )

@@ -1,0 +1,176 @@
+"""`/api/v1`: the service over HTTP. Handlers only translate; each runs in a thread, since the store blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from litestar import Router, delete, get, post
+from litestar.params import Dependency, Parameter
+
+from controller.explaining import Explanation
+from controller.overrides import Order, Preview, Verb
+from controller.replaying import Replayed
+from controller.service import Applied, Ordered, PolicyDocument, Service
+from controller.views import CycleView, EventView, ModelDetail, ModelSummary, VersionView
+
+EVENT_POLL_S = 0.25
+EVENT_WAIT_MAX_S = 60.0
+
+Asked = Annotated[Service, Dependency(skip_validation=True)]
+Limit = Annotated[int, Parameter(ge=1, le=1000, description="at most so many")]
+Model = Annotated[str | None, Parameter(query="model", description="of this model only")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelList:
+    models: Sequence[ModelSummary]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionList:
+    versions: Sequence[VersionView]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CycleList:
+    cycles: Sequence[CycleView]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventList:
+    events: Sequence[EventView]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppliedList:
+    applied: Sequence[Applied]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApplyRequest:
+    documents: Sequence[PolicyDocument]
+    actor: str
+    """Who asks, such as `ada@laptop`."""
+    dry_run: bool = False
+    """Only say what would change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderRequest:
+    verb: Verb
+    actor: str
+    """Who orders, such as `ada@laptop`."""
+    reason: str = ""
+    """Why; needed for all but previews."""
+    version: int | None = None
+    """For pin, promote and rollback."""
+    row_version: int | None = field(default=None)
+    """Of the state that was previewed; the order is refused if the model has changed since."""
+
+    def order(self) -> Order:
+        return Order(
+            verb=self.verb, actor=self.actor, reason=self.reason, version=self.version, row_version=self.row_version
+        )
+
+
+# ---------------------------------------------------------------- reading
+@get("/models", sync_to_thread=True)
+def list_models(service: Asked) -> ModelList:
+    """All models."""
+    return ModelList(models=service.models())
+
+
+@get("/models/{name:str}", sync_to_thread=True)
+def get_model(service: Asked, name: str) -> ModelDetail:
+    """All about one model, what is in force on the target included."""
+    return service.model(name)
+
+
+@get("/models/{name:str}/versions", sync_to_thread=True)
+def list_versions(service: Asked, name: str) -> VersionList:
+    """A model's versions, by number."""
+    return VersionList(versions=service.versions(name))
+
+
+@get("/models/{name:str}/cycles", sync_to_thread=True)
+def list_model_cycles(service: Asked, name: str, limit: Limit = 100) -> CycleList:
+    """A model's cycles, newest first."""
+    return CycleList(cycles=service.cycles(name, limit=limit))
+
+
+@get("/models/{name:str}/explain", sync_to_thread=True)
+def explain_model(service: Asked, name: str) -> Explanation:
+    """Why the model is where it is, what comes next, and how to stop it."""
+    return service.explain(name)
+
+
+@get("/cycles", sync_to_thread=True)
+def list_cycles(service: Asked, limit: Limit = 100) -> CycleList:
+    """The cycles of all models, newest first."""
+    return CycleList(cycles=service.cycles(limit=limit))
+
+
+@get("/events")
+async def list_events(
+    service: Asked,
+    model: Model = None,
+    after: Annotated[int, Parameter(ge=0, description="with a greater seq than this")] = 0,
+    limit: Limit = 100,
+    newest: Annotated[bool, Parameter(description="the last ones, not the first")] = False,
+    grounds: Annotated[bool, Parameter(description="with all that each decision rested on")] = False,
+    wait_s: Annotated[float, Parameter(ge=0, le=EVENT_WAIT_MAX_S, description="wait so long for the first")] = 0.0,
+) -> EventList:
+    """The record, in order of `seq`. With `wait_s`, a long poll: answers as soon as there is an event."""
+    rounds = 1 + int(wait_s / EVENT_POLL_S)
+    for left in range(rounds, 0, -1):
+        events = await asyncio.to_thread(
+            service.events, model, after=after, limit=limit, newest=newest, grounds=grounds
+        )  # fmt: skip
+        if events or left == 1:
+            break
+        await asyncio.sleep(EVENT_POLL_S)
+    return EventList(events=events)
+
+
+@get("/events/{seq:int}/replay", sync_to_thread=True)
+def replay_event(service: Asked, seq: int) -> Replayed:
+    """Take a recorded decision again from what it rested on, and compare."""
+    return service.replay(seq)
+
+
+# ---------------------------------------------------------------- changing
+@post("/policies", status_code=200, sync_to_thread=True)
+def apply_policies(service: Asked, data: ApplyRequest) -> AppliedList:
+    """Follow these policies from now on; if one is refused, none is applied."""
+    return AppliedList(applied=service.apply(data.documents, actor=data.actor, dry_run=data.dry_run))
+
+
+@delete("/models/{name:str}", status_code=200, sync_to_thread=True)
+def delete_model(service: Asked, name: str, actor: str, reason: str) -> dict[str, str]:
+    """Forget a model and stop what serves it. Its events stay."""
+    service.delete(name, actor=actor, reason=reason)
+    return {"deleted": name}
+
+
+@post("/models/{name:str}/preview", status_code=200, sync_to_thread=True)
+def preview_order(service: Asked, name: str, data: OrderRequest) -> Preview:
+    """What an order would change."""
+    return service.preview(name, data.order())
+
+
+@post("/models/{name:str}/orders", status_code=200, sync_to_thread=True)
+def give_order(service: Asked, name: str, data: OrderRequest) -> Ordered:
+    """Carry an override out."""
+    return service.order(name, data.order())
+
+
+ROUTER = Router(
+    path="/api/v1",
+    route_handlers=[
+        list_models, get_model, list_versions, list_model_cycles, explain_model, list_cycles, list_events, replay_event,
+        apply_policies, delete_model, preview_order, give_order,
+    ],
+)  # fmt: skip
