@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from serving.segments import write_segment
+from serving.segments import is_segment, write_segment
 
 logger = logging.getLogger("serving.log")
 
@@ -206,9 +206,9 @@ class LogWriter:
 
 
 def convert(journal: Path) -> None:
-    """Turn one journal, whose lock the caller holds, into its segment and remove it. Raises OSError."""
+    """Turn one journal, whose lock the caller holds, into its segment and remove it. Raises OSError, ArrowException."""
     segment = journal.with_suffix(SEGMENT_SUFFIX)
-    if not segment.exists():
+    if not is_segment(segment):
         write_segment(journal, segment)
     journal.unlink(missing_ok=True)
 

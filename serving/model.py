@@ -47,6 +47,7 @@ TRUSTED_TYPES = (
 """What a skops file may hold beside what skops trusts by itself. Fixed here; a file cannot add to it."""
 SKOPS_BYTES_MAX = 16 * 1024**3
 """Bytes that a skops file may unpack to, so that a small file cannot fill the memory."""
+ERROR_CHARACTERS_MAX = 300
 
 
 class PredictionError(Exception):
@@ -66,7 +67,7 @@ class Model:
         try:
             scores = np.asarray(self.scorer(frame), dtype=np.float64)
         except Exception as error:
-            raise PredictionError(f"the model failed: {type(error).__name__}: {error}") from error
+            raise PredictionError(f"the model failed: {brief(error)}") from error
         width = self.manifest.width
         wanted = (len(frame),) if width is None else (len(frame), width)
         if width is None and scores.shape == (len(frame), 1):
@@ -83,6 +84,12 @@ class Model:
             return np.asarray(np.argmax(scores, axis=1), dtype=np.intp)
         assert self.manifest.threshold is not None, "a binary manifest without threshold is refused when read"
         return (scores >= self.manifest.threshold).astype(np.intp)
+
+
+def brief(error: BaseException) -> str:
+    """An exception as one line of bounded length: its type and the first line of what it says."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line[:ERROR_CHARACTERS_MAX]}"
 
 
 def load_model(folder: Path) -> Model:
@@ -120,7 +127,7 @@ def load_skops(path: Path) -> Any:
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
-        raise ModelFolderError(f"{path}: is not a whole skops file: {type(error).__name__}: {error}") from error
+        raise ModelFolderError(f"{path}: is not a whole skops file: {brief(error)}") from error
 
 
 def sklearn_scorer(estimator: Any, manifest: Manifest, path: Path) -> Scorer:
@@ -163,9 +170,7 @@ def _tensorflow_scorer(folder: Path, manifest: Manifest, predictor: TensorflowPr
         loaded = tf.saved_model.load(str(path))
         serve = getattr(loaded, "serve", None) or loaded.signatures["serving_default"]
     except Exception as error:
-        raise ModelFolderError(
-            f"{path}: is no SavedModel that can be served: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelFolderError(f"{path}: is no SavedModel that can be served: {brief(error)}") from error
 
     def score(frame: pd.DataFrame) -> Any:
         matrix = np.asarray(preprocessor.transform(frame), dtype=np.float32)
@@ -195,7 +200,7 @@ def _entrypoint_scorer(folder: Path, predictor: EntrypointPredictor) -> Scorer:
         raise
     except Exception as error:
         what = f"{folder}: entrypoint {predictor.module}.load failed"
-        raise ModelFolderError(f"{what}: {type(error).__name__}: {error}") from error
+        raise ModelFolderError(f"{what}: {brief(error)}") from error
     if not callable(predict):
         raise ModelFolderError(f"{folder}: what {predictor.module}.load returned has no predict(frame)")
     return predict

@@ -21,15 +21,18 @@ CHUNK_ROWS = 65_536
 def score_file(model: Model, path: Path) -> tuple[Scores, pd.DataFrame]:
     """Scores of all rows of a Parquet file, and the frame they were made from. Raises InputError, PredictionError."""
     frame = read_rows(model, path)
-    starts = range(0, max(len(frame), 1), CHUNK_ROWS)
     if len(frame) == 0:
         width = model.manifest.width
         return np.empty((0,) if width is None else (0, width)), frame
+    starts = range(0, len(frame), CHUNK_ROWS)
     return np.concatenate([model.predict(frame.iloc[start : start + CHUNK_ROWS]) for start in starts]), frame
 
 
 def read_rows(model: Model, path: Path) -> pd.DataFrame:
-    """The model's features from a Parquet file, of the types that serving gives them; absent columns are missing. Raises InputError."""
+    """The model's features from a Parquet file, of the types that serving gives them.
+
+    Absent columns are missing throughout, as are infinite numbers, which a client could not even send. Raises InputError.
+    """
     try:
         present = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=[name for name in model.schema.names if name in present], use_threads=False)
@@ -37,20 +40,26 @@ def read_rows(model: Model, path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: is not a whole Parquet file: {error}") from error
     columns = {}
     for feature, numeric in zip(model.schema.features, model.schema.numeric, strict=True):
-        if feature.name not in present:
-            missing: float | None = np.nan if numeric else None
-            columns[feature.name] = pd.Series([missing] * table.num_rows, dtype="float64" if numeric else "object")
-            continue
-        column = table.column(feature.name)
+        column = table.column(feature.name) if feature.name in present else pa.nulls(table.num_rows)
         try:
-            target = pa.float64() if numeric else pa.string()
-            values = column.cast(target).to_numpy() if numeric else column.cast(target).to_pandas().astype(object)
+            columns[feature.name] = _numbers(column) if numeric else _strings(column)
         except pa.ArrowException as error:
             raise InputError(
                 f"{path}: column {feature.name!r} ({column.type}) is not {feature.kind}: {error}"
             ) from error
-        columns[feature.name] = pd.Series(values, dtype="float64") if numeric else values.where(values.notna(), None)
     return pd.DataFrame(columns)
+
+
+def _numbers(column: pa.ChunkedArray) -> pd.Series:
+    """As float64, NaN where missing or infinite. Raises ArrowException."""
+    values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return pd.Series(np.where(np.isinf(values), np.nan, values), dtype="float64")
+
+
+def _strings(column: pa.ChunkedArray) -> pd.Series:
+    """As objects, each a string or None. Raises ArrowException."""
+    values = np.array(column.cast(pa.string()).to_pylist(), dtype=object)
+    return pd.Series(values, dtype="object")
 
 
 def time_rows(model: Model, frame: pd.DataFrame, count: int) -> NDArray[np.float64]:

@@ -49,6 +49,15 @@ def write_segment(journal: Path, segment: Path) -> int:
     return len(rows)
 
 
+def is_segment(path: Path) -> bool:
+    """Whether a whole segment is there: one whose footer can be read."""
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The rows of a journal. Lines that are torn, or no object with an id and a time, are left out."""
     rows = []

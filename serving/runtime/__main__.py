@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import sys
-import tempfile
 
 from serving.runtime.settings import parse_settings
 from serving.threads import limit_threads
@@ -18,14 +15,9 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s", level=logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     limit_threads()
-    counters = tempfile.mkdtemp(prefix="ratchet-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
-    try:
-        from serving.runtime.replica import run_replica
+    from serving.runtime.replica import run_replica
 
-        return run_replica(settings)
-    finally:
-        shutil.rmtree(counters, ignore_errors=True)
+    return run_replica(settings)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 
 from serving.runtime.feedback import read_feedback
 from serving.runtime.inference import model_metadata, read_infer, write_infer
-from serving.runtime.metrics import CONTENT_TYPE
+from serving.runtime.metrics import CONTENT_TYPE, Route
 from serving.runtime.predict import read_predict, write_predict
 from serving.runtime.requests import RequestError, read_caller
 from serving.runtime.scoring import ScoreAnswer
@@ -117,7 +117,7 @@ def _health_routes(worker: Worker) -> list[Any]:
     return [server, live, ready, metrics]
 
 
-def _counted(worker: Worker, route: str, endpoint: _Endpoint) -> _Endpoint:
+def _counted(worker: Worker, route: Route, endpoint: _Endpoint) -> _Endpoint:
     """`endpoint`, counted and timed under `route`; what it refuses becomes an answer."""
 
     async def handler(request: HttpRequest) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,11 @@ import msgspec
 from serving.frame import shown
 from serving.log import LabelRow, LogWriter
 from serving.manifest import ClassValue
-from serving.runtime.metrics import Metrics
+from serving.runtime.metrics import OTHER, Metrics
 from serving.runtime.recent import RecentPredictions
 from serving.runtime.requests import DECODE_ERRORS, RequestError, check_id, decode_error
 
 LABEL_CHARACTERS_MAX = 1_024
-OTHER = "other"
-"""The `actual` of a label that is none of the model's classes."""
 
 
 class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,21 +43,25 @@ def read_feedback(body: bytes, *, rows_max: int) -> list[tuple[str, ClassValue]]
         raise RequestError(
             413, f"labels: may hold at most {rows_max} but holds {len(parsed.labels)}; send several requests"
         )
-    found = []
-    for i, entry in enumerate(parsed.labels):
-        check_id(entry.id, f"labels[{i}].id")
-        if not isinstance(entry.label, str | int | float | bool):
-            raise RequestError(
-                400, f"labels[{i}].label: must be a string, a number, true or false but got {shown(entry.label)}"
-            )
-        if isinstance(entry.label, str) and len(entry.label) > LABEL_CHARACTERS_MAX:
-            raise RequestError(400, f"labels[{i}].label: may have at most {LABEL_CHARACTERS_MAX} characters")
-        found.append((entry.id, entry.label))
-    return found
+    return [
+        (check_id(e.id, f"labels[{i}].id"), _check_label(e.label, f"labels[{i}].label"))
+        for i, e in enumerate(parsed.labels)
+    ]
+
+
+def _check_label(label: object, where: str) -> ClassValue:
+    """A label as it may enter the log. Raises RequestError."""
+    if not isinstance(label, str | int | float | bool):
+        raise RequestError(400, f"{where}: must be a string, a number, true or false but got {shown(label)}")
+    if isinstance(label, str) and len(label) > LABEL_CHARACTERS_MAX:
+        raise RequestError(400, f"{where}: may have at most {LABEL_CHARACTERS_MAX} characters but has {len(label)}")
+    if isinstance(label, int) and not -(2**63) <= label < 2**63:
+        raise RequestError(400, f"{where}: must fit 64 bits but got {shown(label)}")
+    return label
 
 
 class Feedback:
-    """Takes labels: puts them on record, then counts those whose prediction is remembered."""
+    """Takes labels: puts them on record, then counts those whose prediction is remembered. Safe for several threads."""
 
     def __init__(
         self,
@@ -75,12 +78,18 @@ class Feedback:
         self._recent = recent
         self._metrics = metrics
         self._now = now
+        self._counting = threading.Lock()
 
     def take(self, labels: Sequence[tuple[str, ClassValue]]) -> int:
         """Put labels on record and count them. Returns how many. Raises OSError, and then none is on record."""
         at = self._now()
         if labels:
             self._log.append([LabelRow(id=i, at=at, label=_encoder.encode(label).decode()) for i, label in labels])
+        with self._counting:
+            self._count(labels)
+        return len(labels)
+
+    def _count(self, labels: Sequence[tuple[str, ClassValue]]) -> None:
         pairs, unmatched = [], 0
         for row_id, label in labels:
             found = self._recent.take(row_id)
@@ -90,7 +99,6 @@ class Feedback:
                 pairs.append((self._names[found[0]], self._index.get(_class_key(label), OTHER)))
         self._metrics.matched(pairs)
         self._metrics.unmatched(unmatched)
-        return len(labels)
 
 
 def class_name(value: ClassValue) -> str:

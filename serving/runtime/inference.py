@@ -15,7 +15,15 @@ import msgspec
 
 from serving.frame import InputError, Row, Schema, shown
 from serving.manifest import ClassValue, FeatureKind, Manifest
-from serving.runtime.requests import DECODE_ERRORS, Caller, RequestError, check_id, check_rows, decode_error
+from serving.runtime.requests import (
+    DECODE_ERRORS,
+    REQUEST_ID_CHARACTERS_MAX,
+    Caller,
+    RequestError,
+    check_id,
+    check_rows,
+    decode_error,
+)
 from serving.runtime.scoring import ScoreAnswer, ScoreRequest
 
 _DATATYPE: dict[FeatureKind, str] = {"numeric": "FP64", "boolean": "BOOL", "categorical": "BYTES", "text": "BYTES"}
@@ -80,7 +88,7 @@ def read_infer(body: bytes, caller: Caller, schema: Schema, manifest: Manifest, 
     check_rows(count, "inputs", rows_max)
     rows = _rows(parsed.inputs, count, schema)
     if parsed.id is not None:
-        caller = dataclasses.replace(caller, request_id=check_id(parsed.id, "id"))
+        caller = dataclasses.replace(caller, request_id=check_id(parsed.id, "id", REQUEST_ID_CHARACTERS_MAX))
     request = ScoreRequest(rows=rows, ids=caller.ids(None, count), role=caller.role, key=caller.key)
     return InferRequest(request=request, request_id=caller.request_id, outputs=_outputs(parsed.outputs, manifest))
 

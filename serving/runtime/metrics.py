@@ -1,107 +1,148 @@
 """What a replica counts, in Prometheus' format, added up over its workers.
 
-With `PROMETHEUS_MULTIPROC_DIR` set before this is imported, every worker counts in a file of its own there and any of them answers for
-all; a worker that died keeps its share, so counters never fall.
+The numbers stand in anonymous memory that the workers share, one row a worker: whichever of them is asked answers for all, a worker's
+successor counts on in its row, so that counters never fall, and no disk is involved, which may be full. (prometheus_client's own way to
+add up processes keeps files, and a process that touches their memory on a full disk is killed.) Every series is therefore declared
+before the fork, from bounded sets.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from typing import Literal
+import mmap
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-_BUCKETS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10)
-_BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+OTHER = "other"
+"""The class of a label that is none of the model's, and of all classes beyond `CLASSES_COUNTED_MAX`."""
+CLASSES_COUNTED_MAX = 64
+Kind: TypeAlias = Literal["prediction", "label"]
+Role: TypeAlias = Literal["live", "shadow"]
+Route: TypeAlias = Literal["predict", "infer", "feedback"]
+_ROUTES: tuple[Route, ...] = ("predict", "infer", "feedback")
+_STATUSES = ("200", "400", "413", "500", "503", "504", "507", OTHER)
+_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
+_Key: TypeAlias = tuple[str, ...]
+"""Name of a metric and the values of its labels beside model and version."""
 
 
-class Metrics:
-    """The counters of one version of one model."""
+class Metrics(Collector):
+    """The counters of one version of one model. Create before forking; then each worker calls `use_row` with its own number.
 
-    def __init__(self, model: str, version: int) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._own = {"model": model, "version": str(version)}
-        names = ("model", "version")
-        self._predictions = Counter("ratchet_predictions", "Rows answered.", (*names, "role"), registry=registry)
-        self._feedback = Counter(
-            "ratchet_feedback",
-            "Labels whose prediction is remembered, by class: a confusion matrix.",
-            (*names, "predicted", "actual"),
-            registry=registry,
-        )
-        self._unmatched = Counter(
-            "ratchet_feedback_unmatched",
-            "Labels accepted whose prediction this replica does not remember.",
-            names,
-            registry=registry,
-        )
-        self._unlogged = Counter(
-            "ratchet_log_failures", "Rows that could not be put on record.", (*names, "kind"), registry=registry
-        )
-        self._requests = Counter(
-            "ratchet_requests",
-            "Requests answered, by route and status.",
-            (*names, "route", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "ratchet_request_seconds",
-            "Seconds from the whole request read to the answer made.",
-            (*names, "route"),
-            buckets=_BUCKETS_S,
-            registry=registry,
-        )
-        self._batch = Histogram(
-            "ratchet_batch_rows", "Rows in one call of the model.", names, buckets=_BATCH_ROWS, registry=registry
-        )
-        self._live = self._predictions.labels(**self._own, role="live")
-        self._shadow = self._predictions.labels(**self._own, role="shadow")
-        self._rows = self._batch.labels(**self._own)
-        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        for kind in ("prediction", "label"):
-            self._unlogged.labels(**self._own, kind=kind)
-        self._unmatched.labels(**self._own)
+    Each method must be called from one thread at a time; methods of different names may be called at once.
+    """
 
-    def predicted(self, role: Literal["live", "shadow"], rows: int) -> None:
+    def __init__(self, model: str, version: int, classes: Sequence[str], workers: int = 1) -> None:
+        self._own = (model, str(version))
+        self._classes = frozenset(classes[:CLASSES_COUNTED_MAX])
+        names = [*classes[:CLASSES_COUNTED_MAX], OTHER] if classes else []
+        counters: list[_Key] = [("predictions", role) for role in ("live", "shadow")]
+        counters += [("feedback", predicted, actual) for predicted in names for actual in names]
+        counters += [("unmatched",), ("unlogged", "prediction"), ("unlogged", "label")]
+        counters += [("requests", route, status) for route in _ROUTES for status in _STATUSES]
+        self._slots = {key: slot for slot, key in enumerate(counters)}
+        self._width = len(counters)
+        for key, bounds in [*((("seconds", route), _SECONDS) for route in _ROUTES), (("batch",), _ROWS)]:
+            self._slots[key] = self._width
+            self._width += len(bounds) + 2  # one a bound, those above all bounds, and the sum
+        self._numbers = memoryview(mmap.mmap(-1, max(1, workers) * self._width * 8)).cast("d")
+        self._row = 0
+
+    def use_row(self, worker: int) -> None:
+        """Count in the row of this worker, a number from 0 on."""
+        self._row = worker * self._width
+
+    def predicted(self, role: Role, rows: int) -> None:
         """Count rows answered."""
-        (self._live if role == "live" else self._shadow).inc(rows)
-
-    def batched(self, rows: int) -> None:
-        """Count one call of the model."""
-        self._rows.observe(rows)
+        self._add(("predictions", role), rows)
 
     def matched(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Count labels whose prediction is remembered: (predicted, actual) class names, of a bounded set."""
-        for predicted, actual in pairs:
-            self._feedback.labels(**self._own, predicted=predicted, actual=actual).inc()
+        """Count labels whose prediction is remembered, by (predicted, actual) class."""
+        for pair in pairs:
+            predicted, actual = (name if name in self._classes else OTHER for name in pair)
+            self._add(("feedback", predicted, actual), 1)
 
     def unmatched(self, count: int) -> None:
         """Count labels whose prediction is not remembered."""
-        self._unmatched.labels(**self._own).inc(count)
+        self._add(("unmatched",), count)
 
-    def unlogged(self, kind: Literal["prediction", "label"], rows: int) -> None:
+    def unlogged(self, kind: Kind, rows: int) -> None:
         """Count rows that could not be put on record."""
-        self._unlogged.labels(**self._own, kind=kind).inc(rows)
+        self._add(("unlogged", kind), rows)
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count one request. `route` and `status` come from bounded sets."""
-        children = self._routes.get((route, status))
-        if children is None:
-            children = (
-                self._requests.labels(**self._own, route=route, status=str(status)),
-                self._seconds.labels(**self._own, route=route),
-            )
-            self._routes[route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+    def batched(self, rows: int) -> None:
+        """Count one call of the model."""
+        self._observe(("batch",), _ROWS, rows)
+
+    def answered(self, route: Route, status: int, seconds: float) -> None:
+        """Count one request and how long it took."""
+        text = str(status)
+        self._add(("requests", route, text if text in _STATUSES else OTHER), 1)
+        self._observe(("seconds", route), _SECONDS, seconds)
 
     def render(self) -> bytes:
-        """The exposition, of all workers when they share a folder."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
+        """The exposition, of all workers together."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self)
         return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as prometheus_client asks for them."""
+        yield self._counter("ratchet_predictions", "Rows answered.", "predictions", ("role",))
+        yield self._counter(
+            "ratchet_feedback",
+            "Labels by predicted and actual class.",
+            "feedback",
+            ("predicted", "actual"),
+            zeros=False,
+        )
+        yield self._counter(
+            "ratchet_feedback_unmatched", "Labels whose prediction this replica does not remember.", "unmatched", ()
+        )
+        yield self._counter("ratchet_log_failures", "Rows that could not be put on record.", "unlogged", ("kind",))
+        yield self._counter("ratchet_requests", "Requests answered.", "requests", ("route", "status"), zeros=False)
+        yield self._histogram(
+            "ratchet_request_seconds", "Seconds from request to answer.", "seconds", ("route",), _SECONDS
+        )
+        yield self._histogram("ratchet_batch_rows", "Rows in one call of the model.", "batch", (), _ROWS)
+
+    def _add(self, key: _Key, amount: float) -> None:
+        self._numbers[self._row + self._slots[key]] += amount
+
+    def _observe(self, key: _Key, bounds: Sequence[float], value: float) -> None:
+        base = self._row + self._slots[key]
+        self._numbers[base + bisect_left(bounds, value)] += 1
+        self._numbers[base + len(bounds) + 1] += value
+
+    def _total(self, slot: int) -> float:
+        return float(sum(self._numbers[slot :: self._width]))
+
+    def _series(self, name: str) -> Iterator[tuple[list[str], int]]:
+        """Label values and slot of each series of a metric."""
+        for key, slot in self._slots.items():
+            if key[0] == name:
+                yield [*self._own, *key[1:]], slot
+
+    def _counter(self, name: str, text: str, key: str, labels: tuple[str, ...], *, zeros: bool = True) -> Metric:
+        family = CounterMetricFamily(name, text, labels=("model", "version", *labels))
+        for values, slot in self._series(key):
+            total = self._total(slot)
+            if zeros or total:
+                family.add_metric(values, total)
+        return family
+
+    def _histogram(self, name: str, text: str, key: str, labels: tuple[str, ...], bounds: Sequence[float]) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=("model", "version", *labels))
+        for values, base in self._series(key):
+            buckets, seen = [], 0.0
+            for i, bound in enumerate([*map(str, bounds), "+Inf"]):
+                seen += self._total(base + i)
+                buckets.append((bound, seen))
+            family.add_metric(values, buckets=buckets, sum_value=self._total(base + len(bounds) + 1))
+        return family

@@ -14,10 +14,9 @@ from serving.clock import Clock
 from serving.manifest import Manifest, ModelFolderError, SklearnPredictor, read_manifest
 from serving.model import PredictionError, load_model
 from serving.runtime.app import make_app
-from serving.runtime.recent import RecentPredictions
 from serving.runtime.settings import Settings
 from serving.runtime.supervisor import Supervisor
-from serving.runtime.worker import Worker
+from serving.runtime.worker import Shared, Worker
 
 logger = logging.getLogger("serving.replica")
 
@@ -36,17 +35,18 @@ def run_replica(settings: Settings) -> int:
     except OSError as error:
         logger.error("replica.no_port %s:%d: %s", settings.host, settings.port, error.strerror or error)
         return EXIT_NO_PORT
-    recent = RecentPredictions()
     try:
         manifest = read_manifest(settings.model_dir)
-        prepared = _prepare(settings, recent) if is_fork_safe(manifest, os.environ) else None
+        shared = Shared.of(settings, manifest)
+        prepared = _prepare(settings, shared) if is_fork_safe(manifest, os.environ) else None
     except (ModelFolderError, PredictionError) as error:
         logger.error("model.refused %s", error)
         return EXIT_BAD_MODEL
 
-    def serve(ready_fd: int, life_fd: int) -> int:
+    def serve(number: int, ready_fd: int, life_fd: int) -> int:
+        shared.metrics.use_row(number)
         try:
-            config = prepared or _prepare(settings, recent)
+            config = prepared or _prepare(settings, shared)
         except (ModelFolderError, PredictionError) as error:
             logger.error("model.refused %s", error)
             return EXIT_BAD_MODEL
@@ -68,13 +68,13 @@ def is_fork_safe(manifest: Manifest, environment: Mapping[str, str]) -> bool:
     return isinstance(manifest.predictor, SklearnPredictor) and environment.get("OMP_NUM_THREADS") == "1"
 
 
-def _prepare(settings: Settings, recent: RecentPredictions) -> uvicorn.Config:
+def _prepare(settings: Settings, shared: Shared) -> uvicorn.Config:
     """Everything short of threads and sockets: the model loaded and asked once, the application built.
 
     Done before the fork where that is safe, so that workers share not only the model but all that was imported and built for it.
     Raises ModelFolderError, PredictionError.
     """
-    worker = Worker(settings, load_model(settings.model_dir), recent, Clock.from_environment())
+    worker = Worker(settings, load_model(settings.model_dir), shared, Clock.from_environment())
     worker.warm_up()
     config = uvicorn.Config(
         make_app(worker),

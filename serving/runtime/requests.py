@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from serving.frame import shown
-from serving.runtime.scoring import Role
+from serving.runtime.metrics import Role
 
 ID_CHARACTERS_MAX = 256
+REQUEST_ID_CHARACTERS_MAX = 200
+"""Shorter, because a row's id is the request's with its number."""
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that is not the JSON it should be."""
 
@@ -43,7 +46,7 @@ class Caller:
         for i, row_id in enumerate(given):
             check_id(row_id, f"ids[{i}]")
         if len(set(given)) < rows:
-            twice = next(row_id for i, row_id in enumerate(given) if row_id in given[:i])
+            twice = Counter(given).most_common(1)[0][0]
             raise RequestError(400, f"ids: must differ from each other but {shown(twice)} comes more than once")
         return list(given)
 
@@ -53,17 +56,17 @@ def read_caller(headers: Mapping[bytes, bytes]) -> Caller:
     role = headers.get(b"x-ratchet-role", b"live")
     if role not in (b"live", b"shadow"):
         raise RequestError(400, f"header x-ratchet-role: must be live or shadow but got {shown(_text(role))}")
-    key = _optional_id(headers, b"x-ratchet-key")
-    request_id = _optional_id(headers, b"x-ratchet-request-id")
+    key = _optional_id(headers, b"x-ratchet-key", ID_CHARACTERS_MAX)
+    request_id = _optional_id(headers, b"x-ratchet-request-id", REQUEST_ID_CHARACTERS_MAX)
     spoken: Role = "shadow" if role == b"shadow" else "live"
     if request_id is None:
         return Caller(role=spoken, key=key)
     return Caller(role=spoken, key=key, request_id=request_id)
 
 
-def _optional_id(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+def _optional_id(headers: Mapping[bytes, bytes], name: bytes, characters_max: int) -> str | None:
     value = headers.get(name)
-    return None if value is None else check_id(_text(value), f"header {name.decode()}")
+    return None if value is None else check_id(_text(value), f"header {name.decode()}", characters_max)
 
 
 def _text(value: bytes) -> str:
@@ -73,10 +76,10 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")  # what HTTP says a header is
 
 
-def check_id(text: str, where: str) -> str:
-    """An id as it may enter the log: 1 to 256 characters, any of Unicode. Raises RequestError."""
-    if not 0 < len(text) <= ID_CHARACTERS_MAX:
-        raise RequestError(400, f"{where}: must have 1 to {ID_CHARACTERS_MAX} characters but has {len(text)}")
+def check_id(text: str, where: str, characters_max: int = ID_CHARACTERS_MAX) -> str:
+    """An id as it may enter the log: 1 to `characters_max` characters, any of Unicode. Raises RequestError."""
+    if not 0 < len(text) <= characters_max:
+        raise RequestError(400, f"{where}: must have 1 to {characters_max} characters but has {len(text)}")
     return text
 
 

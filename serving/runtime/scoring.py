@@ -8,19 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from serving.frame import Row
 from serving.log import LogWriter, PredictionRow
 from serving.model import Model, PredictionError, Scores
-from serving.runtime.metrics import Metrics
+from serving.runtime.metrics import Metrics, Role
 from serving.runtime.recent import RecentPredictions
 
 logger = logging.getLogger("serving.scoring")
-
-Role = Literal["live", "shadow"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 @dataclass(slots=True)
 class _Child:
+    number: int
     ready_fd: int
     """Readable, by one byte, once the worker accepts requests."""
     started_at: float
@@ -46,7 +47,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps `workers` processes of `serve(ready_fd, life_fd)` alive.
+    """Keeps `workers` processes of `serve(number, ready_fd, life_fd)` alive, numbered from 0; a successor has its predecessor's number.
 
     `serve` runs in the child and returns its exit status. It writes a byte to `ready_fd` when it accepts requests, and drains when
     SIGTERM comes or `life_fd` reaches its end, which means that the parent is gone.
@@ -54,7 +55,7 @@ class Supervisor:
 
     def __init__(
         self,
-        serve: Callable[[int, int], int],
+        serve: Callable[[int, int, int], int],
         *,
         listener: socket.socket,
         workers: int,
@@ -96,14 +97,15 @@ class Supervisor:
 
     def _start(self) -> None:
         """Fork one worker. Raises OSError when the system has no process or file descriptor left."""
+        number = min(set(range(self._workers)) - {child.number for child in self._children.values()})
         ready_read, ready_write = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # or a child could run the parent's handlers
         try:
             pid = os.fork()
             if pid == 0:
                 os.close(ready_read)
-                self._be_worker(ready_write)
-            self._children[pid] = _Child(ready_fd=ready_read, started_at=time.monotonic())
+                self._be_worker(number, ready_write)
+            self._children[pid] = _Child(number=number, ready_fd=ready_read, started_at=time.monotonic())
         except OSError:
             os.close(ready_read)
             raise
@@ -111,12 +113,12 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             os.close(ready_write)
 
-    def _be_worker(self, ready_fd: int) -> NoReturn:
+    def _be_worker(self, number: int, ready_fd: int) -> NoReturn:
         """The rest of a child's life; it never returns into the parent's code."""
         status = EXIT_GAVE_UP
         try:
             self._leave_parent()
-            status = self._serve(ready_fd, self._life_read)
+            status = self._serve(number, ready_fd, self._life_read)
         except BaseException:
             logger.exception("worker.failed")
         finally:

@@ -7,13 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from serving.batching import Batcher, QueueFullError
 from serving.clock import Clock
 from serving.log import LogWriter, Rotation
-from serving.manifest import ClassValue
+from serving.manifest import ClassValue, Manifest
 from serving.model import Model, PredictionError
-from serving.runtime.feedback import Feedback
+from serving.runtime.feedback import Feedback, class_name
 from serving.runtime.metrics import Metrics
 from serving.runtime.recent import RecentPredictions
 from serving.runtime.requests import RequestError, unavailable
@@ -23,23 +24,42 @@ from serving.runtime.settings import Settings
 logger = logging.getLogger("serving.worker")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """What all workers of a replica write to: memory that must exist before the fork."""
+
+    recent: RecentPredictions
+    metrics: Metrics
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: Manifest) -> Shared:
+        classes = [class_name(value) for value in manifest.classes or ()]
+        metrics = Metrics(settings.name, settings.version, classes, settings.workers)
+        return cls(recent=RecentPredictions(), metrics=metrics)
+
+
 class Worker:
     """Answers score requests and takes labels for one model version."""
 
-    def __init__(self, settings: Settings, model: Model, recent: RecentPredictions, clock: Clock) -> None:
+    def __init__(self, settings: Settings, model: Model, shared: Shared, clock: Clock) -> None:
         self.settings = settings
         self.model = model
-        self.metrics = Metrics(settings.name, settings.version)
+        self.metrics = shared.metrics
         rotation = Rotation(rows=settings.rotate_rows, size_bytes=settings.rotate_bytes, age_s=settings.rotate_s)
         self._logs = {
             kind: LogWriter(settings.log_dir / kind, now=clock.now, rotation=rotation, fsync=settings.fsync)
             for kind in ("predictions", "labels")
         }
         scorer = Scorer(
-            model, settings.version, log=self._logs["predictions"], recent=recent, metrics=self.metrics, now=clock.now
+            model,
+            settings.version,
+            log=self._logs["predictions"],
+            recent=shared.recent,
+            metrics=self.metrics,
+            now=clock.now,
         )
         self._feedback = Feedback(
-            model.manifest.classes, log=self._logs["labels"], recent=recent, metrics=self.metrics, now=clock.now
+            model.manifest.classes, log=self._logs["labels"], recent=shared.recent, metrics=self.metrics, now=clock.now
         )
         self._batcher: Batcher[ScoreRequest, ScoreAnswer] = Batcher(
             scorer.run, rows_max=settings.batch_rows_max, waiting_rows_max=settings.waiting_rows_max
