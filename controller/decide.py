@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from controller import phases, rollouts
 from controller.cycle import JOB_PHASES, Move
-from controller.draft import Decision, Draft, until
+from controller.draft import FROZEN_PHASES, Decision, Draft, until
 from controller.state import Hold, ModelState, Phase
 from deployers.target import TargetStatus
 from pipelines.jobs.port import JobStatus
@@ -71,7 +71,7 @@ def held(state: ModelState) -> str | None:
     if state.pinned is not None:
         return f"pinned to v{state.champion} by {_who(state.pinned)}"
     phase = state.cycle.phase if state.cycle else None
-    if state.frozen is not None and phase in (Phase.PACKAGING, Phase.ROLLING_OUT, Phase.BAKING):
+    if state.frozen is not None and phase in FROZEN_PHASES:
         return f"frozen by {_who(state.frozen)}: traffic does not move, the cycle waits in {phase}"
     return None
 

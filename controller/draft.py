@@ -17,6 +17,11 @@ from controller.plan import desired_plan
 from controller.state import Cycle, Event, ModelState, NoticeRecord, Outcome, Phase, Version, VersionStatus
 from policies.schema import ModelPolicy
 
+CONTROLLER = "ratchet"
+"""The actor of what no person ordered."""
+FROZEN_PHASES = frozenset({Phase.PACKAGING, Phase.ROLLING_OUT, Phase.BAKING})
+"""Where a freeze holds the cycle; before, it may go on, because it moves no traffic."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
@@ -41,7 +46,7 @@ class Draft:
     before: ModelState
     policy: ModelPolicy
     now: datetime
-    actor: str = "ratchet"
+    actor: str = CONTROLLER
     state: ModelState = field(init=False)
     closed: Cycle | None = None
     events: list[Event] = field(default_factory=list)
@@ -67,9 +72,15 @@ class Draft:
         self.set(versions={**self.state.versions, version.number: version})
 
     def mark(self, number: int | None, status: VersionStatus) -> None:
-        """Give a version another status."""
+        """Give a version another status; None, or a number that became no version, is nobody."""
         if number is not None and number in self.state.versions:
             self.set_version(replace(self.state.versions[number], status=status))
+
+    def quarantine(self, number: int | None) -> None:
+        """Ban a version until a person's next word: what they said before it failed no longer counts (invariant 7)."""
+        self.mark(number, VersionStatus.QUARANTINED)
+        if number is not None and number in self.state.versions:
+            self.set_version(replace(self.state.versions[number], forced=""))
 
     def event(self, kind: str, sentence: str, *, notify: bool = False, **data: Any) -> None:
         """Record something that happened; with `notify`, also tell people."""
@@ -87,7 +98,8 @@ class Draft:
             )
         )
         if notify:
-            key = f"{self.state.name}/{number or 0}/{kind}/{self.before.row_version}"
+            life = f"{self.state.created_at:%Y%m%dT%H%M%S%f}"  # a deleted model's name may be given again
+            key = f"{self.state.name}/{life}/{number or 0}/{kind}/{self.before.row_version}"
             self.notices.append(NoticeRecord(key=key, model=self.state.name, kind=kind, text=sentence, at=self.now))
 
     def open_cycle(self, cause: str, sentence: str, **data: Any) -> None:
@@ -110,7 +122,10 @@ class Draft:
         if isinstance(target, Outcome):
             self._close(target)
         else:
-            self.set_cycle(phase=target, phase_since=self.now, attempt=1, not_before=None, job_id=None, step_since=None)
+            self.set_cycle(
+                phase=target, phase_since=self.now, attempt=1, not_before=None, job_id=None, step_since=None,
+                blind_since=None, counts={}, counts_since=None,
+            )  # fmt: skip
         self.event(kind, sentence, notify=notify, **data)
 
     def _close(self, outcome: Outcome) -> None:
@@ -119,6 +134,8 @@ class Draft:
         if recent and recent[-1][0] == cycle.opened_at:
             recent = (*recent[:-1], (cycle.opened_at, cycle.compute_s))
         self.closed = cycle
+        if outcome in (Outcome.ABORTED, Outcome.ROLLED_BACK):
+            self.quarantine(cycle.challenger)
         self.set(cycle=None, last_closed_at=self.now, recent_cycles=recent, trigger_memory={})
 
     def finish(self, sentence: str) -> Decision:
@@ -128,7 +145,7 @@ class Draft:
             before=self.before, after=self.state, closed=self.closed, events=tuple(self.events),
             notices=tuple(self.notices), sentence=sentence,
         )  # fmt: skip
-        check_transition(decision.before, decision.after, person=self.actor != "ratchet")
+        check_transition(decision.before, decision.after, person=self.actor != CONTROLLER)
         return decision
 
     def _replan(self) -> None:

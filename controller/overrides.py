@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from controller.cycle import Move
-from controller.draft import Decision, Draft, describe_traffic
+from controller.draft import CONTROLLER, FROZEN_PHASES, Decision, Draft, describe_traffic, until
 from controller.plan import desired_plan
 from controller.state import Cycle, Hold, ModelState, Phase, VersionStatus
 from policies.schema import ModelPolicy
@@ -32,6 +32,12 @@ class Verb(StrEnum):
     ABORT = "abort"
     RETRY = "retry"
     ROLLBACK = "rollback"
+
+
+WITH_VERSION = frozenset({Verb.PIN, Verb.PROMOTE, Verb.ROLLBACK})
+"""Orders that may name a version."""
+KNOWN_MAX = 10
+"""So many versions, the newest, are named to a person who named none that there is."""
 
 
 class OverrideRefused(Exception):
@@ -75,6 +81,10 @@ def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -
         )
     if not order.reason.strip():
         raise OverrideRefused(f"{order.verb} needs a reason (--reason), so that others can read later why it was done")
+    if order.version is not None and order.verb not in WITH_VERSION:
+        raise OverrideRefused(f"{order.verb} takes no version (--version), but got {order.version}")
+    if order.actor.strip() in ("", CONTROLLER):
+        raise OverrideRefused(f"an order needs the name of the person who gives it, but the actor is {order.actor!r}")
     draft = Draft(state, policy, now, actor=order.actor)
     sentence = VERBS[order.verb](draft, order)
     assert any(e.actor == order.actor for e in draft.events), f"{order.verb} left no event"
@@ -128,8 +138,6 @@ def _abort(draft: Draft, order: Order) -> str:
     cycle = _open_cycle(draft, order)
     if cycle.phase is Phase.BAKING:
         return _rollback(draft, order)
-    if cycle.challenger in draft.state.versions:
-        draft.mark(cycle.challenger, VersionStatus.QUARANTINED)
     sentence = _record(draft, order, f"aborts cycle {cycle.number} in {cycle.phase}")
     draft.move(Move.ABORTED, sentence, kind="cycle.aborted", notify=True)
     return sentence
@@ -163,6 +171,9 @@ def _waiting_for_approval(draft: Draft, order: Order) -> Cycle:
 
 
 # ---------------------------------------------------------------- holds
+_HOLDS = ("paused", "frozen", "pinned")
+
+
 def _hold(field: str, words: str) -> Callable[[Draft, Order], str]:
     def apply_hold(draft: Draft, order: Order) -> str:
         held: Hold | None = getattr(draft.state, field)
@@ -180,122 +191,156 @@ def _release(field: str, words: str) -> Callable[[Draft, Order], str]:
         if held is None:
             raise OverrideRefused(f"{draft.state.name} is not {field}")
         draft.set(**{field: None})
-        _shift_cycle(draft, held)
+        if draft.state.cycle is not None:
+            _give_time_back(draft, field, held)
         return _record(draft, order, words)
 
     return release_hold
 
 
-def _shift_cycle(draft: Draft, held: Hold) -> None:
-    """Time spent on hold does not count towards a step, a bake or a deadline."""
-    cycle = draft.state.cycle
-    if cycle is None:
+def _give_time_back(draft: Draft, field: str, held: Hold) -> None:
+    """Time spent on hold counts towards no step, bake or deadline. What a hold that lasts covers too is given back with that one."""
+    cycle = draft.cycle
+    if field == "frozen" and cycle.phase not in FROZEN_PHASES:
         return
-    since = max(held.at, cycle.phase_since)
-    pause = max(draft.now - since, draft.now - draft.now)
-    draft.set_cycle(phase_since=cycle.phase_since + pause)
-    if cycle.step_since is not None:
-        draft.set_cycle(step_since=cycle.step_since + pause)
+    lasting = [hold.at for name in _HOLDS if (hold := getattr(draft.state, name)) is not None]
+    end = min([draft.now, *lasting])
+    moments = {name: getattr(cycle, name) for name in ("phase_since", "step_since", "blind_since", "counts_since")}
+    draft.set_cycle(**{name: _later(m, held.at, end) for name, m in moments.items() if m is not None})
 
 
-def _pin(draft: Draft, order: Order) -> str:
-    if draft.state.pinned is not None:
-        raise OverrideRefused(f"{draft.state.name} is pinned already; unpin it first")
-    if draft.state.champion is None and order.version is None:
-        raise OverrideRefused(f"{draft.state.name} has no champion to pin")
-    number = order.version if order.version is not None else draft.state.champion
-    _end_cycle_for(draft, order)
-    if number != draft.state.champion:
-        _enthrone(draft, order, number)
-    draft.set(pinned=Hold(by=order.actor, reason=order.reason.strip(), at=draft.now))
-    return _record(draft, order, f"pins the traffic to v{number}")
+def _later(moment: datetime, start: datetime, end: datetime) -> datetime:
+    """`moment` moved by the time that a hold from `start` to `end` took after it:
 
+        moment + max(0, end - max(start, moment))
 
-def _end_cycle_for(draft: Draft, order: Order) -> None:
-    """Close an open cycle because a person takes the traffic elsewhere."""
-    cycle = draft.state.cycle
-    if cycle is None:
-        return
-    if cycle.phase is Phase.BAKING and order.verb is Verb.PIN:
-        draft.move(Move.BAKED, f"{order.actor} pins v{cycle.challenger} during its bake", kind="cycle.promoted")
-        return
-    draft.move(Move.ABORTED, f"aborted, because {order.actor} orders {order.verb}", kind="cycle.aborted", notify=True)
+    >>> noon = datetime(2026, 1, 1, 12)
+    >>> _later(noon, noon.replace(hour=13), noon.replace(hour=15)).hour
+    14
+    """
+    return moment + max(end - max(start, moment), timedelta(0))
 
 
 # ---------------------------------------------------------------- versions
+def _pin(draft: Draft, order: Order) -> str:
+    state, cycle = draft.state, draft.state.cycle
+    if state.pinned is not None:
+        raise OverrideRefused(f"{state.name} is pinned already, by {state.pinned.by}; unpin it first")
+    number = order.version if order.version is not None else state.champion
+    if number is None:
+        raise OverrideRefused(f"{state.name} has no champion to pin; name a version with --version")
+    words = f"pins the traffic to v{number}"
+    if cycle is not None and cycle.phase is Phase.ROLLING_OUT and number == cycle.challenger:
+        _promote_challenger(draft, order, words)
+    elif number != state.champion:
+        _enthrone(draft, order, number, words)
+    else:
+        _record(draft, order, words)
+        if cycle is not None and cycle.phase is not Phase.BAKING:
+            _abort_for(draft, order)
+    if draft.state.cycle is not None:  # the champion of the moment is the one that bakes
+        draft.move(Move.BAKED, f"{order.actor} pins v{number} during its bake", kind="cycle.promoted", notify=True)
+    draft.set(pinned=Hold(by=order.actor, reason=order.reason.strip(), at=draft.now))
+    return draft.events[0].sentence
+
+
 def _promote(draft: Draft, order: Order) -> str:
-    cycle = draft.state.cycle
+    state, cycle = draft.state, draft.state.cycle
     wanted = order.version if order.version is not None else (cycle.challenger if cycle else None)
-    if wanted is None or wanted not in draft.state.versions:
-        known = ", ".join(f"v{n}" for n in sorted(draft.state.versions)) or "none"
-        raise OverrideRefused(f"which version? {draft.state.name} has {known}")
-    if wanted == draft.state.champion:
+    if wanted is None:
+        raise OverrideRefused(f"which version? name one with --version; {_known(state)}")
+    if wanted == state.champion:
         raise OverrideRefused(f"v{wanted} is the champion already")
     if cycle is not None and cycle.phase is Phase.ROLLING_OUT and wanted == cycle.challenger:
-        before = draft.state.champion
-        _force(draft, order, wanted)
-        draft.mark(before, VersionStatus.RETIRED)
-        draft.mark(wanted, VersionStatus.CHAMPION)
-        draft.set(champion=wanted, previous=before)
-        sentence = _record(draft, order, f"promotes v{wanted} before its rollout ended")
-        draft.move(Move.PROMOTED, sentence, kind="version.promoted", previous=before)
-        if before is None:
-            draft.move(Move.BAKED, sentence, kind="cycle.promoted")
-        return sentence
-    _end_cycle_for(draft, order)
-    _enthrone(draft, order, wanted)
-    return _record(draft, order, f"promotes v{wanted}")
+        return _promote_challenger(draft, order, f"promotes v{wanted} before its rollout ended")
+    return _enthrone(draft, order, wanted, f"promotes v{wanted}")
+
+
+def _promote_challenger(draft: Draft, order: Order, words: str) -> str:
+    """The rest of the rollout is left out. It is watched all the same, if there is a version to go back to."""
+    before, wanted = draft.state.champion, draft.cycle.challenger
+    assert wanted is not None
+    sentence = _record(draft, order, words)
+    _crown(draft, order, wanted)
+    draft.move(Move.PROMOTED, sentence, kind="version.promoted", previous=before)
+    if before is None:
+        draft.move(Move.BAKED, sentence, kind="cycle.promoted")
+    return sentence
 
 
 def _rollback(draft: Draft, order: Order) -> str:
     state, cycle = draft.state, draft.state.cycle
     if cycle is not None and cycle.phase is Phase.ROLLING_OUT and order.version in (None, state.champion):
-        draft.mark(cycle.challenger, VersionStatus.QUARANTINED)
         sentence = _record(draft, order, f"rolls v{cycle.challenger} back")
         draft.move(Move.FOUND_WORSE, sentence, kind="cycle.rolled_back", notify=True)
         return sentence
-    wanted = order.version if order.version is not None else _version_before(state)
-    if wanted is None or wanted not in state.versions or wanted == state.champion:
-        raise OverrideRefused(f"{state.name} has no such version to go back to; name one with --version")
     worse = state.champion
-    sentence = _record(draft, order, f"rolls back from v{worse} to v{wanted}")
-    if cycle is not None and cycle.phase is Phase.BAKING:
-        draft.move(Move.FOUND_WORSE, sentence, kind="cycle.rolled_back", notify=True)
-    elif cycle is not None:
-        if cycle.challenger in state.versions:
-            draft.mark(cycle.challenger, VersionStatus.QUARANTINED)
-        draft.move(Move.ABORTED, sentence, kind="cycle.aborted", notify=True)
-    _enthrone(draft, order, wanted)
-    draft.mark(worse, VersionStatus.QUARANTINED)
+    if worse is None:
+        raise OverrideRefused(f"no version of {state.name} serves, so there is nothing to roll back")
+    wanted = order.version if order.version is not None else _version_before(state)
+    if wanted is None:
+        raise OverrideRefused(f"there is no version before v{worse} to go back to; {_known(state)}")
+    if wanted == worse:
+        raise OverrideRefused(f"v{worse} is the champion already; name the version to go back to with --version")
+    if wanted in state.versions and state.versions[wanted].status is VersionStatus.CANDIDATE:
+        raise OverrideRefused(f"v{wanted} has never been champion, so it is nothing to go back to; promote it instead")
+    sentence = _enthrone(draft, order, wanted, f"rolls back from v{worse} to v{wanted}")
+    draft.quarantine(worse)
     draft.set(previous=None)
     return sentence
 
 
 def _version_before(state: ModelState) -> int | None:
-    if state.previous is not None and state.versions[state.previous].status is not VersionStatus.QUARANTINED:
+    """The newest version before the champion that was champion without being taken back, and can still serve."""
+    assert state.champion is not None
+    usable = {
+        n for n, v in state.versions.items() if v.status is VersionStatus.RETIRED and v.removed_at is None
+    }  # fmt: skip
+    if state.previous in usable:
         return state.previous
-    older = [
-        n for n, v in state.versions.items()
-        if v.status is VersionStatus.RETIRED and state.champion is not None and n < state.champion
-    ]  # fmt: skip
-    return max(older, default=None)
+    return max((n for n in usable if n < state.champion), default=None)
 
 
-def _enthrone(draft: Draft, order: Order, number: int | None) -> None:
-    """Make a known version champion by a person's word, quarantined or not."""
-    if number is None or number not in draft.state.versions:
-        known = ", ".join(f"v{n}" for n in sorted(draft.state.versions)) or "none"
-        raise OverrideRefused(f"{draft.state.name} has no v{number}; there are {known}")
+def _enthrone(draft: Draft, order: Order, number: int, words: str) -> str:
+    """Make a known version champion by a person's word, quarantined or not; an open cycle ends, for its champion is gone."""
+    version = draft.state.versions.get(number)
+    if version is None:
+        raise OverrideRefused(f"{draft.state.name} has no v{number}; {_known(draft.state)}")
+    if version.removed_at is not None:
+        raise OverrideRefused(
+            f"v{number} was removed at {until(version.removed_at)} to make room and cannot serve again; {_known(draft.state)}"
+        )
+    sentence = _record(draft, order, words)
+    if draft.state.cycle is not None:
+        _abort_for(draft, order)
+    _crown(draft, order, number)
+    draft.set(trigger_memory={})  # what was counted was counted about another champion
+    return sentence
+
+
+def _abort_for(draft: Draft, order: Order) -> None:
+    """Close the open cycle, because a person takes the traffic elsewhere."""
+    cycle = draft.cycle
+    baked = cycle.phase is Phase.BAKING and order.verb in (Verb.ABORT, Verb.ROLLBACK)
+    move, kind = (Move.FOUND_WORSE, "cycle.rolled_back") if baked else (Move.ABORTED, "cycle.aborted")
+    ended = f"cycle {cycle.number} ends in {cycle.phase}, because {order.actor} orders {order.verb}"
+    draft.move(move, ended, kind=kind, notify=True)
+
+
+def _crown(draft: Draft, order: Order, number: int) -> None:
+    """Change the champion, and write down whose word it was and why (invariants 2 and 7)."""
     before = draft.state.champion
-    _force(draft, order, number)
-    draft.mark(before, VersionStatus.RETIRED)
-    draft.mark(number, VersionStatus.CHAMPION)
+    if before is not None and draft.state.versions[before].status is VersionStatus.CHAMPION:
+        draft.mark(before, VersionStatus.RETIRED)
+    forced = f"{order.actor}: {order.reason.strip()}"
+    draft.set_version(replace(draft.state.versions[number], status=VersionStatus.CHAMPION, forced=forced))
     draft.set(champion=number, previous=before)
 
 
-def _force(draft: Draft, order: Order, number: int) -> None:
-    version = draft.state.versions[number]
-    draft.set_version(replace(version, forced=f"{order.actor}: {order.reason.strip()}"))
+def _known(state: ModelState) -> str:
+    """Which versions can be named."""
+    known = [f"v{n} ({v.status})" for n, v in sorted(state.versions.items()) if v.removed_at is None]
+    return f"{state.name} has {', '.join(known[-KNOWN_MAX:]) or 'no version yet'}"
 
 
 VERBS: Mapping[Verb, Callable[[Draft, Order], str]] = {

@@ -70,6 +70,8 @@ class Version:
     """Metric → score on the hold-out when judged."""
     forced: str = ""
     """Reason of the person who let it pass the gates, if one did."""
+    removed_at: datetime | None = None
+    """When its image was given up to make room (`controller.housekeeping`); it can never serve again."""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """JSON: data fingerprint, code commit, parameters, component, gates, training rows."""
 
@@ -106,6 +108,11 @@ class Cycle:
     """When the step's traffic was first observed in force; None until then."""
     traffic_since: datetime | None = None
     """When the challenger's first step was in force."""
+    blind_since: datetime | None = None
+    """Since when its traffic is not seen in force (target away); such time counts towards no hold and no bake."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """The challenger's counters of requests and errors at `counts_since`: a sudden failure must not drown in a long total."""
+    counts_since: datetime | None = None
     forced: str = ""
     """Reason of the person who let the candidate pass the gates, if one did."""
     compute_s: float = 0.0
