@@ -33,6 +33,8 @@ from policies.schema import ScheduleTrigger, trigger_leaves
 log = structlog.get_logger()
 
 NOTICE_INTERVAL_S = 2.0
+RESTLESS_INTERVAL_S = 0.5
+"""Models whose job or replicas may be ready at any moment are looked at so often, so that a cycle does not spend its time in waiting."""
 _SCHEDULER_EVENTS = {EVENT_JOB_MISSED: "missed", EVENT_JOB_MAX_INSTANCES: "max_instances", EVENT_JOB_ERROR: "error"}
 _QUIETLY_DROPPED: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
 
@@ -96,8 +98,10 @@ class Loop:
         self._scheduler.add_job(
             self._tick, "interval", seconds=self._tick_s, id="tick", next_run_time=datetime.now().astimezone()
         )
+        self._scheduler.add_job(self._hurry, "interval", seconds=min(RESTLESS_INTERVAL_S, self._tick_s), id="restless")
         self._scheduler.add_job(self._keep_lease, "interval", seconds=self._lease_ttl_s / 4, id="lease")
         self._scheduler.add_job(self._deliver, "interval", seconds=NOTICE_INTERVAL_S, id="notices")
+        self._clear_strays()
         self._scheduler.start()
         self._worker.start()
 
@@ -131,6 +135,17 @@ class Loop:
         OPEN_CYCLES.set(sum(state.cycle is not None for state in states))
         if self._cron:
             self._schedule_cron({state.name: state for state in states})
+
+    def _clear_strays(self) -> None:
+        try:
+            for name in self._reconciler.strays():
+                self._turns.put(name)
+        except StoreError as error:
+            log.error("strays.not_looked_for", error=str(error))
+
+    def _hurry(self) -> None:
+        for name in tuple(self._reconciler.restless):
+            self._turns.put(name)
 
     def _schedule_cron(self, states: Mapping[str, Any]) -> None:
         """Cron triggers are judged on every look; a job at the very minute only makes that look prompt."""

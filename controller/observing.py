@@ -20,7 +20,7 @@ from controller.decide import Observation
 from controller.rollouts import baseline
 from controller.state import ModelState, Phase
 from controller.work import OBSERVE_TIMEOUT_S, model_dir
-from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits
+from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits, RetryableJobError
 from policies import triggers
 from policies.schema import ModelPolicy
 from policies.signals import Comparison, Signal
@@ -101,7 +101,11 @@ class JobObserver:
         self._ongoing[state.name] = _Ongoing(
             job_id=spec.job_id, champion=champion, challenger=comparison["challenger"] if comparison else None
         )
-        self.jobs.ensure(spec)
+        try:
+            self.jobs.ensure(spec)
+        except RetryableJobError as error:
+            del self._ongoing[state.name]
+            log.warning("observation.not_started", model=state.name, error=str(error))
 
 
 def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: Path) -> dict[str, Any]:

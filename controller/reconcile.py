@@ -16,14 +16,16 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from controller.decide import Observation, Snapshot, decide
+from controller.cycle import JOB_PHASES
+from controller.decide import Observation, Snapshot, decide, held
 from controller.draft import Decision
 from controller.phases import model_of_job
 from controller.state import ModelState, Phase
 from controller.store.port import Commit, FencedError, Store
+from controller.telemetry.metrics import count_events
 from controller.work import wanted_job
 from deployers.target import StalePlanError, Target, TargetError, TargetStatus
-from pipelines.jobs.port import JobRunner, JobStatus
+from pipelines.jobs.port import JobRunner, JobStatus, RetryableJobError
 from policies.schema import ModelPolicy
 
 MAX_STRIDES = 8
@@ -67,23 +69,26 @@ class Reconciler:
     """Whether each decision is recorded with its whole snapshot, so that it can be replayed."""
     busy_cycles: Callable[[str], int] = lambda _name: 0
     """How many other models' cycles are past queueing."""
+    restless: set[str] = field(default_factory=set)
+    """Models that wait for something that may end at any moment, and should be looked at again soon."""
     _policies: dict[str, ModelPolicy] = field(default_factory=dict)
     _target_errors: dict[str, str] = field(default_factory=dict)
 
     def reconcile(self, name: str, clock: Callable[[], datetime]) -> str:
         """Look at one model. Raises LostLeadership, StoreError; anything wrong outside is part of the sentence."""
-        sentence = f"there is no model {name}"
+        sentence = ""
         for _ in range(self.strides):
             state = self.store.load(name)
             if state is None:
-                return sentence
+                return self._clear_away(name)
             policy = self.policy(state)
             now = clock()
             snapshot = self._observe(state, policy, now)
             decision = decide(snapshot, now, policy)
             state = self._record(decision, snapshot, now)
-            self._converge(state, policy)
-            sentence = decision.sentence
+            trouble = self._converge(state, policy)
+            self._note_pace(state)
+            sentence = f"{decision.sentence}; {trouble}" if trouble else decision.sentence
             if decision.after.cycle == decision.before.cycle and decision.after.plan == decision.before.plan:
                 break
         return sentence
@@ -95,6 +100,36 @@ class Reconciler:
             found = ModelPolicy.model_validate_json(state.policy)
             self._policies[state.name] = self._policies[state.policy_digest] = found
         return found
+
+    def strays(self) -> list[str]:
+        """Models that are served but no longer known: a look at each clears it away. Raises StoreError."""
+        return sorted(set(self.target.models()) - set(self.store.names()))
+
+    def _note_pace(self, state: ModelState) -> None:
+        cycle = state.cycle
+        starting = cycle is not None and cycle.phase is Phase.ROLLING_OUT and cycle.step_since is None
+        if cycle is not None and held(state) is None and (cycle.phase in JOB_PHASES or starting):
+            self.restless.add(state.name)
+        else:
+            self.restless.discard(state.name)
+
+    def _clear_away(self, name: str) -> str:
+        """Stop what a deleted model left behind. Until that has worked, the model stays restless."""
+        self.restless.add(name)
+        self._policies.pop(name, None)
+        self._target_errors.pop(name, None)
+        for job_id in self.jobs.active():
+            if model_of_job(job_id) == name:
+                self.jobs.cancel(job_id)
+        try:
+            if self.target.observe(name) is not None:
+                self.target.remove(name, self.leadership.epoch())
+        except StalePlanError as error:
+            raise LostLeadership(str(error)) from error
+        except TargetError as error:
+            return f"deleted, but still served: {error}"
+        self.restless.discard(name)
+        return f"there is no model {name}"
 
     # ------------------------------------------------------------ observe
     def _observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Snapshot:
@@ -130,19 +165,26 @@ class Reconciler:
             events[0] = replace(events[0], data={**events[0].data, **grounds})
         commit = Commit(model=decision.after, closed=decision.closed, events=events, notices=decision.notices)
         try:
-            return self.store.commit(self.leadership.epoch(), commit)
+            after = self.store.commit(self.leadership.epoch(), commit)
         except FencedError as error:
             raise LostLeadership(str(error)) from error
+        count_events(events)
+        return after
 
     # ------------------------------------------------------------ act
-    def _converge(self, state: ModelState, policy: ModelPolicy) -> None:
+    def _converge(self, state: ModelState, policy: ModelPolicy) -> str:
+        """Ask for what the state calls for; what could not be had now, which the next look asks for again, or an empty string."""
         wanted = wanted_job(state, policy, self.home)
         epoch = self.leadership.epoch()
-        if wanted is not None:
-            self.jobs.ensure(wanted)
+        trouble = ""
+        try:
+            if wanted is not None:
+                self.jobs.ensure(wanted)
+        except RetryableJobError as error:
+            trouble = f"its job could not be started: {error}"
         self._cancel_others(state, wanted.job_id if wanted else None)
         if state.plan is None:
-            return
+            return trouble
         try:
             self.target.apply(replace(state.plan, epoch=epoch))
             self._target_errors.pop(state.name, None)
@@ -150,6 +192,7 @@ class Reconciler:
             raise LostLeadership(str(error)) from error
         except TargetError as error:
             self._target_errors[state.name] = str(error)
+        return trouble
 
     def _cancel_others(self, state: ModelState, wanted: str | None) -> None:
         """Stop jobs of this model's cycles that its state no longer calls for (aborted, superseded)."""

@@ -19,6 +19,7 @@ from controller.reconcile import LostLeadership
 from controller.replaying import Replayed, UnknownEvent, compare
 from controller.state import Event, ModelState
 from controller.store.port import Commit, ConflictError, FencedError, Store
+from controller.telemetry.metrics import count_events
 from deployers.target import Target, TargetError, TargetStatus
 from policies.problems import Problem, shown
 from policies.reading import Loaded, parse_policy
@@ -178,6 +179,7 @@ class Service:
         )  # fmt: skip
         if not dry_run:
             state = self._store.create(self._leading_epoch(), state, [event])
+            count_events([event])
             self._wake(name)
         return Applied(
             name=name, action="created", digest=state.policy_digest, superseded=None, row_version=state.row_version
@@ -210,6 +212,7 @@ class Service:
             raise NotLeading(str(error)) from error
         except ConflictError as error:
             raise UnknownModel(f"there is no model {name!r}") from error
+        count_events([event])
         self._wake(name)
 
     # ------------------------------------------------------------ overrides
@@ -260,6 +263,7 @@ class Service:
             after = self._store.commit(self._leading_epoch(), commit)
         except FencedError as error:
             raise NotLeading(str(error)) from error
+        count_events(decision.events)
         self._wake(after.name)
         return after
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from deployers.local.target import LocalTarget
-
 from config.settings import Settings
 from controller.clock import Clock, ScaledClock, SystemClock
 from controller.leadership import FileLeadership
@@ -21,6 +19,7 @@ from controller.state import Phase
 from controller.store.migrate import migrate
 from controller.store.port import Store
 from controller.store.sql import SqlStore
+from deployers.local.target import LocalTarget
 from pipelines.jobs.local import LocalJobRunner
 
 

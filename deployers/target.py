@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -85,6 +85,9 @@ class Target(Protocol):
     def observe(self, model: str) -> TargetStatus | None:
         """What is in force; None if the target knows nothing of the model. Raises TargetError."""
 
+    def models(self) -> Sequence[str]:
+        """Names of all models that a plan is followed for, sorted."""
+
     def remove(self, model: str, epoch: int) -> None:
         """Stop serving the model altogether. May be repeated. Raises StalePlanError if a newer controller leads, TargetError."""
 
@@ -141,6 +144,9 @@ class FakeTarget:
 
     def observe(self, model: str) -> TargetStatus | None:
         return self.in_force.get(model)
+
+    def models(self) -> Sequence[str]:
+        return sorted(self.plans)
 
     def remove(self, model: str, epoch: int) -> None:
         known = self.plans.get(model)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from controller.state import Event
 
 REGISTRY = CollectorRegistry()
 
@@ -26,3 +30,9 @@ MODELS = Gauge("ratchet_controller_models", "Models under control", registry=REG
 OPEN_CYCLES = Gauge("ratchet_controller_open_cycles", "Open cycles", registry=REGISTRY)
 LEADER_EPOCH = Gauge("ratchet_controller_leader_epoch", "Fencing epoch, 0 when not leading", registry=REGISTRY)
 EVENTS = Counter("ratchet_controller_events_total", "Recorded events, by kind", ["kind"], registry=REGISTRY)
+
+
+def count_events(events: Iterable[Event]) -> None:
+    """Count what was just recorded."""
+    for event in events:
+        EVENTS.labels(event.kind).inc()

@@ -88,6 +88,11 @@ class LocalTarget:
             address=self._router.address,
         )
 
+    def models(self) -> Sequence[str]:
+        """See Target.models."""
+        known = sorted(path.stem for path in (self._home / "run" / "target").glob("*.json"))
+        return [name for name in known if load_record(self._record(name)).plan is not None]
+
     def remove(self, model: str, epoch: int) -> None:
         """See Target.remove. Waits for the replicas to end, at most `grace_s` and a little; safe to repeat."""
         try:
