@@ -108,7 +108,7 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
             return {
                 "number": cycle.challenger,
                 "model_dir": outputs[Phase.TRAINING]["model_dir"],
-                "annotations": annotations(state, cycle),
+                "annotations": image_annotations(state, cycle),
                 "base": policy.spec.deploy.base_image,
             }
 
@@ -125,7 +125,7 @@ def _parameters(champion: Version | None) -> dict[str, Any] | None:
     return {"number": champion.number, **kept}
 
 
-def annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
+def image_annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
     """The lineage that goes into the image. No clock in it but the data's: the same inputs must give the same digest."""
     prepared, trained = cycle.outputs[Phase.PREPARING], cycle.outputs[Phase.TRAINING]
     judged = cycle.outputs[Phase.JUDGING]
