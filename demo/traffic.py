@@ -107,7 +107,7 @@ class Traffic(threading.Thread):
 
 def _groups(flights: pd.DataFrame, first_row: int) -> deque[tuple[pd.Timestamp, int, int]]:
     """One request an hour of schedule: (time at which it is asked, first row, last row)."""
-    hours = flights[TIME].dt.floor("h").to_numpy()[first_row:]
+    hours = flights[TIME].dt.floor("h").to_numpy(dtype="datetime64[us]")[first_row:]
     starts = np.flatnonzero(np.r_[True, hours[1:] != hours[:-1]])
     ends = np.r_[starts[1:], len(hours)]
     return deque(
