@@ -159,9 +159,12 @@ def _advance(draft: Draft, snapshot: Snapshot) -> str:
 
 
 def _about_this_rollout(draft: Draft, snapshot: Snapshot) -> bool:
-    observed = snapshot.observation
+    """Whether the newest comparison is of these two versions, taken since the challenger has had traffic."""
+    observed, since = snapshot.observation, draft.cycle.traffic_since
     rivals = (rollouts.baseline(draft.state), draft.cycle.challenger)
-    return observed is not None and (observed.champion, observed.challenger) == rivals
+    if observed is None or observed.comparison is None or since is None:
+        return False
+    return (observed.champion, observed.challenger) == rivals and observed.comparison.observed_at >= since
 
 
 def _start(draft: Draft, snapshot: Snapshot) -> str:

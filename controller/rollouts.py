@@ -5,8 +5,10 @@ Missing evidence is unknown: it moves nothing forward. A rollout that stays with
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from controller.cycle import Move
 from controller.draft import Draft, elapsed, until
@@ -17,6 +19,8 @@ from policies.signals import Comparison
 
 MIN_ERRORS = 5
 """Fewer errors than this are no pattern, whatever their share."""
+ERROR_WINDOW = timedelta(minutes=10)
+"""Errors are counted anew so often, beside the total: a version that breaks after a million good answers must be found out at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +44,10 @@ def advance(draft: Draft, evidence: Evidence) -> str:
     bad = _why_worse(draft, evidence)
     if bad:
         return _go_back(draft, bad, evidence)
+    _count_anew(draft, evidence)
+    _leave_out_blind_time(draft, evidence)
     if draft.cycle.phase is Phase.BAKING:
-        return _bake(draft)
+        return _bake(draft, evidence)
     return _roll(draft, evidence)
 
 
@@ -53,16 +59,59 @@ def _why_worse(draft: Draft, evidence: Evidence) -> str:
         return f"{name} does not run: {replica.reason}"
     if replica is not None:
         limit = draft.policy.spec.rollout.max_error_share
-        for kind, errors, requests in (
-            ("requests", replica.errors, replica.requests),
-            ("shadow requests", replica.shadow_errors, replica.shadow_requests),
-        ):
+        for kind, errors, requests in _error_counts(replica, draft.cycle.counts):
             if errors >= MIN_ERRORS and errors > limit * requests:
                 return f"{name} failed {errors} of {requests} {kind}, more than {limit:.1%}"
     comparison = evidence.comparison
     if comparison is not None and comparison.state == "worse":
         return comparison.sentence
     return ""
+
+
+def _error_counts(replica: ReplicaStatus, earlier: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
+    """What was counted, errors, requests: since the replica started, and since `earlier` if no replica has started since."""
+    now = _counters(replica)
+    for prefix, kind in (("", "requests"), ("shadow_", "shadow requests")):
+        errors, requests = now[f"{prefix}errors"], now[f"{prefix}requests"]
+        yield kind, errors, requests
+        errors_then, requests_then = earlier.get(f"{prefix}errors", 0), earlier.get(f"{prefix}requests", 0)
+        if errors >= errors_then and requests >= requests_then:
+            yield f"latest {kind}", errors - errors_then, requests - requests_then
+
+
+def _counters(replica: ReplicaStatus) -> dict[str, int]:
+    return {
+        "requests": replica.requests, "errors": replica.errors,
+        "shadow_requests": replica.shadow_requests, "shadow_errors": replica.shadow_errors,
+    }  # fmt: skip
+
+
+def _count_anew(draft: Draft, evidence: Evidence) -> None:
+    """Begin another window of errors when the last one is over, or when the counters began again with another replica."""
+    cycle, replica = draft.cycle, _challenger_replica(draft, evidence)
+    if replica is None:
+        return
+    now, since = _counters(replica), cycle.counts_since
+    began_again = any(now[name] < count for name, count in cycle.counts.items())
+    if since is None or began_again or elapsed(since, draft.now) >= ERROR_WINDOW:
+        draft.set_cycle(counts=now, counts_since=draft.now)
+
+
+def _leave_out_blind_time(draft: Draft, evidence: Evidence) -> None:
+    """Time in which the traffic was not seen in force proves nothing (invariant 4): it lengthens the hold, or the bake."""
+    cycle = draft.cycle
+    counting = cycle.step_since is not None or cycle.phase is Phase.BAKING
+    if not counting or _in_force(draft, evidence) == (cycle.blind_since is None):
+        return
+    if cycle.blind_since is None:
+        draft.set_cycle(blind_since=draft.now)
+        return
+    lost = elapsed(cycle.blind_since, draft.now)
+    draft.set_cycle(blind_since=None)
+    if cycle.step_since is not None:
+        draft.set_cycle(step_since=cycle.step_since + lost)
+    if cycle.phase is Phase.BAKING:
+        draft.set_cycle(phase_since=cycle.phase_since + lost)
 
 
 def _challenger_replica(draft: Draft, evidence: Evidence) -> ReplicaStatus | None:
@@ -74,12 +123,10 @@ def _challenger_replica(draft: Draft, evidence: Evidence) -> ReplicaStatus | Non
 
 def _go_back(draft: Draft, reason: str, evidence: Evidence) -> str:
     cycle, state = draft.cycle, draft.state
-    never_served = cycle.phase is Phase.ROLLING_OUT and cycle.step == 0 and cycle.step_since is None
-    if baseline(state) is None and not never_served:
-        return f"{reason}; there is no version before it to go back to"
-    comparison = evidence.comparison
-    draft.mark(cycle.challenger, VersionStatus.QUARANTINED)
+    never_served = _never_served(draft, evidence)
+    draft.quarantine(cycle.challenger)
     if cycle.phase is Phase.BAKING:
+        assert state.previous is not None, "only a successor is watched"
         draft.mark(state.previous, VersionStatus.CHAMPION)
         draft.set(champion=state.previous, previous=None)
     back = f"v{draft.state.champion} serves" if draft.state.champion is not None else "no version serves"
@@ -88,12 +135,21 @@ def _go_back(draft: Draft, reason: str, evidence: Evidence) -> str:
         draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True, reason=reason)
     else:
         sentence = f"rolled back: {reason}; {back}, v{cycle.challenger} is quarantined"
-        numbers = _numbers(comparison)
+        numbers = _numbers(evidence.comparison)
         draft.move(Move.FOUND_WORSE, sentence, kind="cycle.rolled_back", notify=True, reason=reason, **numbers)
     return sentence
 
 
-def _numbers(comparison: Comparison | None) -> dict[str, object]:
+def _never_served(draft: Draft, evidence: Evidence) -> bool:
+    """Whether no live request can have been taken from another version for it. Traffic may have been in force unseen."""
+    if draft.cycle.phase is Phase.ROLLING_OUT and draft.state.champion is None:
+        return True  # the first version: there is nothing to go back to
+    cycle, target, replica = draft.cycle, evidence.target, _challenger_replica(draft, evidence)
+    reached = (target is not None and cycle.challenger in target.weights) or (replica is not None and replica.requests)
+    return cycle.phase is Phase.ROLLING_OUT and cycle.traffic_since is None and not reached
+
+
+def _numbers(comparison: Comparison | None) -> dict[str, Any]:
     if comparison is None:
         return {}
     return {
@@ -121,18 +177,23 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
             return sentence
     if draft.state.champion is None:
         return _promote(draft)
-    left = step.hold - elapsed(draft.cycle.step_since or draft.now, draft.now)
+    left = step.hold - elapsed(_step_since(draft), draft.now)
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
     if (missing := _evidence_missing(draft, evidence)) and not step.shadow:
         return f"{name}: pauses, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):
-        draft.set_cycle(step=index + 1, step_since=None)
+        draft.set_cycle(step=index + 1, step_since=None, blind_since=None)
         following = rollout.steps[index + 1]
         sentence = f"v{cycle.challenger} goes from {step.label} to {following.label}; {_said(evidence)}"
         draft.event("step.passed", sentence, step=index, **_numbers(evidence.comparison))
         return sentence
     return _promote(draft, _said(evidence))
+
+
+def _step_since(draft: Draft) -> datetime:
+    assert draft.cycle.step_since is not None, "the step is not in force yet"
+    return draft.cycle.step_since
 
 
 def _in_force(draft: Draft, evidence: Evidence) -> bool:
@@ -156,6 +217,8 @@ def _evidence_missing(draft: Draft, evidence: Evidence) -> str:
         return ""
     if comparison is None:
         return "its answers have not been compared with the champion's yet"
+    if comparison.observed_at < _step_since(draft):
+        return "its answers have not been compared with the champion's since this step began"
     if elapsed(comparison.observed_at, draft.now) > evidence.max_age:
         return f"the newest comparison is from {until(comparison.observed_at)}"
     rows = min(comparison.challenger_rows, comparison.champion_rows)
@@ -197,8 +260,10 @@ def _promote(draft: Draft, why: str = "") -> str:
 
 
 # ---------------------------------------------------------------- baking
-def _bake(draft: Draft) -> str:
+def _bake(draft: Draft, evidence: Evidence) -> str:
     cycle = draft.cycle
+    if cycle.blind_since is not None:
+        return f"v{cycle.challenger} is champion, but cannot be watched: waits for {_what_is_missing(draft, evidence)}"
     end = cycle.phase_since + draft.policy.spec.rollout.bake
     if draft.now < end:
         return f"v{cycle.challenger} is champion, watched until {until(end)}"
