@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from controller import phases, rollouts
+from controller.budget import spent_words
 from controller.cycle import JOB_PHASES, Move
 from controller.draft import FROZEN_PHASES, Decision, Draft, until
 from controller.state import Hold, ModelState, Phase
@@ -132,10 +133,7 @@ def _not_now(draft: Draft) -> str:
         )
     used_s = sum(seconds for _, seconds in inside)
     if spec.budget.compute is not None and used_s >= spec.budget.compute.total_seconds():
-        return (
-            f"the budget of {format_duration(spec.budget.compute)} of compute per "
-            f"{format_duration(spec.budget.per)} is spent ({used_s:.0f} s used)"
-        )
+        return f"{spent_words(draft.policy)} ({used_s:.0f} s used)"
     return ""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from controller.budget import BY_PERSON
 from controller.cycle import Move
 from controller.draft import CONTROLLER, FROZEN_PHASES, Decision, Draft, describe_traffic, until
 from controller.plan import desired_plan
@@ -130,7 +131,7 @@ def _trigger(draft: Draft, order: Order) -> str:
     if state.paused or state.pinned:
         raise OverrideRefused(f"{state.name} is {'paused' if state.paused else 'pinned'}; resume or unpin it first")
     sentence = _record(draft, order, f"opens cycle {state.next_cycle}")
-    draft.open_cycle(f"person: {order.actor}, {order.reason.strip()}", sentence)
+    draft.open_cycle(f"{BY_PERSON}: {order.actor}, {order.reason.strip()}", sentence)
     return sentence
 
 

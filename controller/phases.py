@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.budget import compute_left_s, spent_words
 from controller.cycle import JOB_PHASES, Move
 from controller.draft import Draft, until
 from controller.state import ModelState, Phase, Version, VersionStatus
@@ -16,6 +17,14 @@ MAX_ATTEMPTS = 3
 """Of one job, when it fails in a way that may pass."""
 RETRY_AFTER = (timedelta(0), timedelta(seconds=30))
 """Pause before the second and the third attempt."""
+NEEDED: Mapping[Phase, frozenset[str]] = {
+    Phase.PREPARING: frozenset({"fingerprint"}),
+    Phase.TUNING: frozenset(),
+    Phase.TRAINING: frozenset({"model_dir", "model_digest", "component", "parameters", "window_s", "rows"}),
+    Phase.JUDGING: frozenset({"verdict", "sentence"}),
+    Phase.PACKAGING: frozenset({"digest"}),
+}
+"""Phase → keys of its job's output without which the cycle cannot go on."""
 _JOB_ID = re.compile(rf"(.+)-c[0-9]+-(?:{'|'.join(sorted(JOB_PHASES))})-[0-9]+")
 
 
@@ -57,6 +66,8 @@ def _start_job(draft: Draft, wanted: str) -> str:
     cycle = draft.cycle
     if cycle.not_before is not None and draft.now < cycle.not_before:
         return f"{cycle.phase}: attempt {cycle.attempt} starts at {until(cycle.not_before)}, because {cycle.sentence}"
+    if compute_left_s(draft.state, draft.policy) <= 0:
+        return _give_up(draft, f"{cycle.phase} does not start: {spent_words(draft.policy)}")
     draft.set_cycle(job_id=wanted)
     if cycle.phase is Phase.PACKAGING and cycle.challenger is None:
         number = draft.state.next_version
@@ -77,7 +88,11 @@ def _failed(draft: Draft, job: JobStatus) -> str:
         draft.event("job.retried", sentence, error=reason, attempt=cycle.attempt)
         return sentence
     tries = f" after {cycle.attempt} attempts" if cycle.attempt > 1 else ""
-    sentence = f"{cycle.phase} failed{tries}: {reason}; {_who_serves(draft.state)}"
+    return _give_up(draft, f"{cycle.phase} failed{tries}: {reason}")
+
+
+def _give_up(draft: Draft, reason: str) -> str:
+    sentence = f"{reason}; {_who_serves(draft.state)}"
     draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True, error=reason)
     return sentence
 
@@ -89,6 +104,8 @@ def _who_serves(state: ModelState) -> str:
 def _succeeded(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     cycle = draft.cycle
     draft.set_cycle(outputs={**cycle.outputs, cycle.phase.value: output}, compute_s=cycle.compute_s + seconds)
+    if missing := sorted(NEEDED[cycle.phase] - output.keys()):
+        return _give_up(draft, f"the result of {cycle.phase} lacks {', '.join(missing)}")
     said = str(output.get("sentence", ""))
     match cycle.phase:
         case Phase.PREPARING:

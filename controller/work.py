@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controller.budget import compute_left_s
 from controller.cycle import JOB_PHASES
 from controller.state import Cycle, ModelState, Phase, Version
 from pipelines.jobs.port import JobSpec, Limits
@@ -60,17 +61,6 @@ def _timeout_s(state: ModelState, policy: ModelPolicy, cycle: Cycle) -> float:
         case _:
             limit = PACKAGE_TIMEOUT_S
     return min(limit, max(compute_left_s(state, policy), 1.0))
-
-
-def compute_left_s(state: ModelState, policy: ModelPolicy) -> float:
-    """Seconds of job time that the budget leaves to the open cycle; infinite without a compute budget."""
-    budget = policy.spec.budget
-    if budget.compute is None:
-        return float("inf")
-    cycle = state.cycle
-    since = (cycle.opened_at if cycle else state.created_at) - budget.per
-    earlier = sum(seconds for opened, seconds in state.recent_cycles if opened > since)
-    return budget.compute.total_seconds() - earlier - (cycle.compute_s if cycle else 0.0)
 
 
 def _memory_mb(policy: ModelPolicy, phase: Phase) -> int:
