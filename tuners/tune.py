@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from pipelines.components.registry import candidates
 from pipelines.data.labels import encode_labels
+from pipelines.data.sources import with_log_columns
 from pipelines.jobs.port import JobContext, PermanentJobError
 from pipelines.prepare import parse_policy
 from pipelines.training import Prepared
@@ -49,7 +50,8 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     if policy.spec.tune.trials == 0:
         return untuned(policy, space, champion)
     prepared = Prepared.from_json(inputs["prepared"])
-    problem = build_problem(policy.spec, components, space, prepared)
+    spec = policy.spec.model_copy(update={"data": with_log_columns(policy.spec.data)})
+    problem = build_problem(spec, components, space, prepared)
     signature = sign(problem, prepared.fingerprint, champion, int(inputs["seed"]))
     search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]))
     study = resume(search)

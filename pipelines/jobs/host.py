@@ -2,8 +2,9 @@
 
 `python -m pipelines.jobs.host --home HOME` returns as soon as a host listens on `HOME/run/jobs.sock`: this one, or the one before.
 The host holds no state: whether a job may start is decided by the job's folder alone, so the host may be killed at any moment, and two
-requests for one job start one job. It has one thread, always: a fork of a process with more is not safe. What it preloads it loads
-between requests, so that even the very first job waits for no import but its own.
+requests for one job start one job. It has one thread, always: a fork of a process with more is not safe. What it preloads (what it is told
+to, and then the modules of the jobs that were asked for) it loads between requests, so that even the very first job waits for no import
+but its own.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class _Host:
     def __init__(self, home: Path, listener: socket.socket, lock: int, preload: list[str], idle_s: float) -> None:
         self._home, self._listener, self._lock, self._idle_s = home, listener, lock, idle_s
         self._preload = preload
+        self._tried = set(preload)
         self._path = socket_path(home)
         self._inode = self._path.stat().st_ino
         self._loaded_at: dict[str, int] = {}
@@ -184,6 +186,13 @@ class _Host:
             connection.close()
             supervise(folder, spec, lock, surroundings)
         os.close(lock)
+        self._learn(spec.entry.partition(":")[0])
+
+    def _learn(self, module: str) -> None:
+        """What was asked for will be asked for again: have our own job modules loaded the next time. An owner's code never."""
+        if module.partition(".")[0] in _ROOMS and module not in self._tried:
+            self._tried.add(module)
+            self._preload.append(module)
 
     # ---------------------------------------------------------------- own code
     def _note_code(self) -> None:

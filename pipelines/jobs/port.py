@@ -89,7 +89,9 @@ class JobRunner(Protocol):
     """Runs jobs that outlive the controller's process."""
 
     def ensure(self, spec: JobSpec) -> None:
-        """Start the job unless it was started before under this `job_id` (running or ended). Never starts it twice."""
+        """Start the job unless it was started before under this `job_id` (running or ended). Never starts it twice.
+
+        Raises ValueError for a `job_id` that is no file name, RetryableJobError if it cannot be started now: then it does not run."""
 
     def poll(self, job_id: str) -> JobStatus | None:
         """Where it stands; None if no such job was ever started. A job whose processes vanished is failed and retryable."""
