@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from controller import views
 from controller.decide import held
@@ -13,7 +14,7 @@ from controller.overrides import Verb
 from controller.state import Cycle, ModelState, Outcome, Phase
 from policies.cron import parse_cron
 from policies.durations import about, format_duration
-from policies.schema import ModelPolicy, Rollout, ScheduleTrigger, StalenessTrigger, trigger_leaves
+from policies.schema import ManualTrigger, ModelPolicy, Rollout, ScheduleTrigger, StalenessTrigger, trigger_leaves
 
 REFUSALS_SHOWN = 3
 _REFUSED = (Outcome.REJECTED, Outcome.ROLLED_BACK, Outcome.INCONCLUSIVE, Outcome.FAILED)
@@ -110,8 +111,13 @@ def _serving(state: ModelState, cycles: Sequence[Cycle]) -> Serving | None:
     return Serving(
         version=views.version(version),
         cause=maker.cause if maker else "",
-        gates=[f"{g['verdict']}: {g['sentence']}" for g in gates] or [str(version.lineage.get("gates", ""))],
+        gates=[_gate(g) for g in gates] or [str(version.lineage.get("gates", ""))],
     )
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    """Its sentence; the verdict too, where it is not the expected one."""
+    return str(gate["sentence"]) if gate["verdict"] == "pass" else f"{gate['verdict']}: {gate['sentence']}"
 
 
 def _opened(cycles: Sequence[Cycle]) -> str:
@@ -196,6 +202,8 @@ def _next_without_cycle(state: ModelState, policy: ModelPolicy, now: datetime) -
             known = [t for t in (champion.trained_to, state.last_closed_at) if t is not None]
             stale = max(known, default=state.created_at) + leaf.staleness.age
             lines.append(f"it is stale from {_when(stale, now)}")
+    if all(isinstance(leaf, ManualTrigger) for leaf in trigger_leaves(spec.triggers)):
+        return ["no cycle opens by itself: the policy has no trigger but your word"]
     return [*lines, "a cycle opens when the triggers fire"]
 
 

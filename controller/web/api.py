@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from litestar import Router, delete, get, post
-from litestar.params import Dependency, Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
 
 from controller.explaining import Explanation
 from controller.overrides import Order, Preview, Verb
@@ -19,9 +20,9 @@ from controller.views import CycleView, EventView, ModelDetail, ModelSummary, Ve
 EVENT_POLL_S = 0.25
 EVENT_WAIT_MAX_S = 60.0
 
-Asked = Annotated[Service, Dependency(skip_validation=True)]
-Limit = Annotated[int, Parameter(ge=1, le=1000, description="at most so many")]
-Model = Annotated[str | None, Parameter(query="model", description="of this model only")]
+Asked = NamedDependency[SkipValidation[Service]]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="at most so many")]
+Name = FromPath[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,25 +85,25 @@ def list_models(service: Asked) -> ModelList:
 
 
 @get("/models/{name:str}", sync_to_thread=True)
-def get_model(service: Asked, name: str) -> ModelDetail:
+def get_model(service: Asked, name: Name) -> ModelDetail:
     """All about one model, what is in force on the target included."""
     return service.model(name)
 
 
 @get("/models/{name:str}/versions", sync_to_thread=True)
-def list_versions(service: Asked, name: str) -> VersionList:
+def list_versions(service: Asked, name: Name) -> VersionList:
     """A model's versions, by number."""
     return VersionList(versions=service.versions(name))
 
 
 @get("/models/{name:str}/cycles", sync_to_thread=True)
-def list_model_cycles(service: Asked, name: str, limit: Limit = 100) -> CycleList:
+def list_model_cycles(service: Asked, name: Name, limit: Limit = 100) -> CycleList:
     """A model's cycles, newest first."""
     return CycleList(cycles=service.cycles(name, limit=limit))
 
 
 @get("/models/{name:str}/explain", sync_to_thread=True)
-def explain_model(service: Asked, name: str) -> Explanation:
+def explain_model(service: Asked, name: Name) -> Explanation:
     """Why the model is where it is, what comes next, and how to stop it."""
     return service.explain(name)
 
@@ -116,12 +117,12 @@ def list_cycles(service: Asked, limit: Limit = 100) -> CycleList:
 @get("/events")
 async def list_events(
     service: Asked,
-    model: Model = None,
-    after: Annotated[int, Parameter(ge=0, description="with a greater seq than this")] = 0,
+    model: Annotated[str | None, QueryParameter(description="of this model only")] = None,
+    after: Annotated[int, QueryParameter(ge=0, description="with a greater seq than this")] = 0,
     limit: Limit = 100,
-    newest: Annotated[bool, Parameter(description="the last ones, not the first")] = False,
-    grounds: Annotated[bool, Parameter(description="with all that each decision rested on")] = False,
-    wait_s: Annotated[float, Parameter(ge=0, le=EVENT_WAIT_MAX_S, description="wait so long for the first")] = 0.0,
+    newest: Annotated[bool, QueryParameter(description="the last ones, not the first")] = False,
+    grounds: Annotated[bool, QueryParameter(description="with all that each decision rested on")] = False,
+    wait_s: Annotated[float, QueryParameter(ge=0, le=EVENT_WAIT_MAX_S, description="wait so long for the first")] = 0.0,
 ) -> EventList:
     """The record, in order of `seq`. With `wait_s`, a long poll: answers as soon as there is an event."""
     rounds = 1 + int(wait_s / EVENT_POLL_S)
@@ -136,7 +137,7 @@ async def list_events(
 
 
 @get("/events/{seq:int}/replay", sync_to_thread=True)
-def replay_event(service: Asked, seq: int) -> Replayed:
+def replay_event(service: Asked, seq: FromPath[int]) -> Replayed:
     """Take a recorded decision again from what it rested on, and compare."""
     return service.replay(seq)
 
@@ -149,20 +150,20 @@ def apply_policies(service: Asked, data: ApplyRequest) -> AppliedList:
 
 
 @delete("/models/{name:str}", status_code=200, sync_to_thread=True)
-def delete_model(service: Asked, name: str, actor: str, reason: str) -> dict[str, str]:
+def delete_model(service: Asked, name: Name, actor: FromQuery[str], reason: FromQuery[str]) -> dict[str, str]:
     """Forget a model and stop what serves it. Its events stay."""
     service.delete(name, actor=actor, reason=reason)
     return {"deleted": name}
 
 
 @post("/models/{name:str}/preview", status_code=200, sync_to_thread=True)
-def preview_order(service: Asked, name: str, data: OrderRequest) -> Preview:
+def preview_order(service: Asked, name: Name, data: OrderRequest) -> Preview:
     """What an order would change."""
     return service.preview(name, data.order())
 
 
 @post("/models/{name:str}/orders", status_code=200, sync_to_thread=True)
-def give_order(service: Asked, name: str, data: OrderRequest) -> Ordered:
+def give_order(service: Asked, name: Name, data: OrderRequest) -> Ordered:
     """Carry an override out."""
     return service.order(name, data.order())
 
