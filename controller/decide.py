@@ -30,6 +30,9 @@ class Observation:
     """What was measured about a model's live traffic, and about which versions."""
 
     champion: int | None
+    """Whose signals these are."""
+    baseline: int | None = None
+    """What the challenger was compared with; while it bakes it is the champion itself, and the one before is the baseline."""
     challenger: int | None = None
     signals: Mapping[str, Signal] = field(default_factory=dict)
     comparison: Comparison | None = None
@@ -162,7 +165,7 @@ def _about_this_rollout(draft: Draft, snapshot: Snapshot) -> bool:
     rivals = (rollouts.baseline(draft.state), draft.cycle.challenger)
     if observed is None or observed.comparison is None or since is None:
         return False
-    return (observed.champion, observed.challenger) == rivals and observed.comparison.observed_at >= since
+    return (observed.baseline, observed.challenger) == rivals and observed.comparison.observed_at >= since
 
 
 def _start(draft: Draft, snapshot: Snapshot) -> str:

@@ -28,6 +28,8 @@ from policies.signals import Comparison, Signal
 log = structlog.get_logger()
 
 ENTRY = "evaluators.observe:run"
+OBSERVE_GRACE_S = 60.0
+"""Beyond its time-out, until a measurement that nobody asked about is let go."""
 _SIGNALS = TypeAdapter(dict[str, Signal])
 _COMPARISON = TypeAdapter(Comparison | None)
 
@@ -36,7 +38,10 @@ _COMPARISON = TypeAdapter(Comparison | None)
 class _Ongoing:
     job_id: str
     champion: int | None
+    baseline: int | None
     challenger: int | None
+    started: float
+    """By the real, monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class JobObserver:
     def observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Observation | None:
         """The newest measurement of the model. Starts the next one when it is due."""
         self._collect(state.name)
+        self._give_up_abandoned()
         if self._is_due(state):
             self._start(state, policy, now)
         return self._latest.get(state.name)
@@ -66,6 +72,12 @@ class JobObserver:
             and len(self._ongoing) < self.parallel
             and self.monotonic() >= self._due.get(state.name, 0.0)
         )
+
+    def _give_up_abandoned(self) -> None:
+        """A model that was deleted is looked at no more; its measurement must not keep others from theirs for ever."""
+        longest = OBSERVE_TIMEOUT_S + OBSERVE_GRACE_S
+        for name in [n for n, one in self._ongoing.items() if self.monotonic() > one.started + longest]:
+            self._collect(name)
 
     def _collect(self, name: str) -> None:
         ongoing = self._ongoing.get(name)
@@ -80,6 +92,7 @@ class JobObserver:
         try:
             self._latest[name] = Observation(
                 champion=ongoing.champion,
+                baseline=ongoing.baseline,
                 challenger=ongoing.challenger,
                 signals=_SIGNALS.validate_python(status.output["signals"]),
                 comparison=_COMPARISON.validate_python(status.output.get("comparison")),
@@ -90,7 +103,6 @@ class JobObserver:
     def _start(self, state: ModelState, policy: ModelPolicy, now: datetime) -> None:
         inputs = observe_inputs(state, policy, now, self.home)
         comparison = inputs["comparison"]
-        champion = comparison["champion"] if comparison else state.champion
         spec = JobSpec(
             job_id=f"{state.name}-observe-{secrets.token_hex(6)}",
             entry=ENTRY,
@@ -99,7 +111,11 @@ class JobObserver:
         )
         self._due[state.name] = self.monotonic() + self.interval_s
         self._ongoing[state.name] = _Ongoing(
-            job_id=spec.job_id, champion=champion, challenger=comparison["challenger"] if comparison else None
+            job_id=spec.job_id,
+            champion=state.champion,
+            baseline=comparison["champion"] if comparison else None,
+            challenger=comparison["challenger"] if comparison else None,
+            started=self.monotonic(),
         )
         try:
             self.jobs.ensure(spec)

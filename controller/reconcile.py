@@ -2,7 +2,8 @@
 
 The order matters. The decision is committed before anything acts on it; what then acts (`_converge`) asks for nothing but what the
 committed state calls for, with calls that are idempotent. A crash anywhere leaves either the old state, from which the same look is
-taken again, or the new one, from which the same actions follow.
+taken again, or the new one, from which the same actions follow. When a look fails, be it the store or a bug, the committed plan is
+still kept in force: a replica that dies meanwhile is started again (invariant 8).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from controller.cycle import JOB_PHASES
 from controller.decide import Observation, Snapshot, decide, held
 from controller.draft import Decision
 from controller.phases import model_of_job
-from controller.state import ModelState, Phase
-from controller.store.port import Commit, FencedError, Store
+from controller.state import ModelState, Phase, Version
+from controller.store.port import Commit, ConflictError, FencedError, Store
 from controller.telemetry.metrics import count_events
 from controller.work import wanted_job
 from deployers.target import StalePlanError, Target, TargetError, TargetStatus
@@ -71,7 +72,7 @@ class Reconciler:
     """How many other models' cycles are past queueing."""
     restless: set[str] = field(default_factory=set)
     """Models that wait for something that may end at any moment, and should be looked at again soon."""
-    _policies: dict[str, ModelPolicy] = field(default_factory=dict)
+    _policies: dict[str, tuple[str, ModelPolicy]] = field(default_factory=dict)
     _target_errors: dict[str, str] = field(default_factory=dict)
 
     def reconcile(self, name: str, clock: Callable[[], datetime]) -> str:
@@ -81,12 +82,14 @@ class Reconciler:
             state = self.store.load(name)
             if state is None:
                 return self._clear_away(name)
-            policy = self.policy(state)
-            now = clock()
-            snapshot = self._observe(state, policy, now)
-            decision = decide(snapshot, now, policy)
-            state = self._record(decision, snapshot, now)
-            trouble = self._converge(state, policy)
+            try:
+                decision, state = self._decide(state, clock())
+            except (LostLeadership, ConflictError):
+                raise
+            except Exception:
+                self._keep_serving(state)
+                raise
+            trouble = self._converge(state)
             self._note_pace(state)
             sentence = f"{decision.sentence}; {trouble}" if trouble else decision.sentence
             if decision.after.cycle == decision.before.cycle and decision.after.plan == decision.before.plan:
@@ -95,11 +98,18 @@ class Reconciler:
 
     def policy(self, state: ModelState) -> ModelPolicy:
         """The parsed policy of a state, parsed once for each text."""
-        found = self._policies.get(state.name)
-        if found is None or self._policies.get(state.policy_digest) is not found:
+        text, found = self._policies.get(state.name, ("", None))
+        if found is None or text != state.policy:
             found = ModelPolicy.model_validate_json(state.policy)
-            self._policies[state.name] = self._policies[state.policy_digest] = found
+            self._policies[state.name] = (state.policy, found)
         return found
+
+    def _decide(self, state: ModelState, now: datetime) -> tuple[Decision, ModelState]:
+        """What to make of the model, and its state with that recorded."""
+        policy = self.policy(state)
+        snapshot = self._observe(state, policy, now)
+        decision = decide(snapshot, now, policy)
+        return decision, self._record(decision, snapshot, now)
 
     def strays(self) -> list[str]:
         """Models that are served but no longer known: a look at each clears it away. Raises StoreError."""
@@ -172,19 +182,23 @@ class Reconciler:
         return after
 
     # ------------------------------------------------------------ act
-    def _converge(self, state: ModelState, policy: ModelPolicy) -> str:
+    def _converge(self, state: ModelState) -> str:
         """Ask for what the state calls for; what could not be had now, which the next look asks for again, or an empty string."""
-        wanted = wanted_job(state, policy, self.home)
-        epoch = self.leadership.epoch()
-        trouble = ""
+        self._keep_serving(state)
+        self._cancel_others(state)
+        wanted = wanted_job(state, self.policy(state), self.home)
         try:
             if wanted is not None:
                 self.jobs.ensure(wanted)
         except RetryableJobError as error:
-            trouble = f"its job could not be started: {error}"
-        self._cancel_others(state, wanted.job_id if wanted else None)
+            return f"its job could not be started: {error}"
+        return ""
+
+    def _keep_serving(self, state: ModelState) -> None:
+        """One stride of the target towards the committed plan. Raises LostLeadership."""
+        epoch = self.leadership.epoch()
         if state.plan is None:
-            return trouble
+            return
         try:
             self.target.apply(replace(state.plan, epoch=epoch))
             self._target_errors.pop(state.name, None)
@@ -192,21 +206,34 @@ class Reconciler:
             raise LostLeadership(str(error)) from error
         except TargetError as error:
             self._target_errors[state.name] = str(error)
-        return trouble
 
-    def _cancel_others(self, state: ModelState, wanted: str | None) -> None:
-        """Stop jobs of this model's cycles that its state no longer calls for (aborted, superseded)."""
-        if state.paused is not None:
-            return  # a pause lets the job under way finish; its result waits
+    def _cancel_others(self, state: ModelState) -> None:
+        """Stop jobs of this model's cycles that its state no longer calls for (aborted, superseded).
+
+        A pause lets the one under way finish."""
+        present = state.cycle.job_id if state.cycle else None
         for job_id in self.jobs.active():
-            if job_id != wanted and model_of_job(job_id) == state.name:
+            if job_id != present and model_of_job(job_id) == state.name:
                 self.jobs.cancel(job_id)
 
 
 # ---------------------------------------------------------------- replay
 def snapshot_json(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
-    """All that a decision rested on, as JSON, for its record."""
-    return {"now": now.isoformat(), "snapshot": _SNAPSHOT.dump_python(snapshot, mode="json")}
+    """All that a decision rested on, as JSON, for its record. Of versions that it cannot touch, only what it can ask about them."""
+    lean = replace(snapshot, state=_without_history(snapshot.state))
+    return {"now": now.isoformat(), "snapshot": _SNAPSHOT.dump_python(lean, mode="json")}
+
+
+def _without_history(state: ModelState) -> ModelState:
+    """A model may have hundreds of versions, and each decision is recorded: their scores and lineage stand in the versions themselves."""
+    kept = {state.champion, state.previous, state.cycle.challenger if state.cycle else None}
+    versions = {n: v if n in kept else _name_only(v) for n, v in state.versions.items()}
+    return replace(state, versions=versions)
+
+
+def _name_only(version: Version) -> Version:
+    lineage = {key: version.lineage[key] for key in ("model_digest", "verdict") if key in version.lineage}
+    return replace(version, scores={}, lineage=lineage)
 
 
 def replay(recorded: Mapping[str, Any]) -> Decision:

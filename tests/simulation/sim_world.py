@@ -196,7 +196,8 @@ class SimObserver:
         if not self.benign and self.rng.random() < 0.2:
             return self.given[-1] if self.given and self.rng.random() < 0.5 else None
         found = Observation(
-            champion=baseline(state),
+            champion=state.champion,
+            baseline=baseline(state),
             challenger=state.cycle.challenger if state.cycle else None,
             signals={q.key: self._signal(now) for q in needs(policy.spec.triggers)},
             comparison=self._comparison(state, now),
