@@ -6,6 +6,8 @@ Only the edges read it; `decide` is given `now`. `serving/clock.py` follows the 
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,10 +28,12 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._latest = datetime.now(UTC)
+        self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        self._latest = max(self._latest, datetime.now(UTC))
-        return self._latest
+        with self._lock:
+            self._latest = max(self._latest, datetime.now(UTC))
+            return self._latest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,12 @@ class Rate:
     sim_origin: float
     real_origin: float
     speed: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (self.sim_origin, self.real_origin, self.speed)):
+            raise ValueError("sim_origin, real_origin and speed must be finite numbers")
+        if self.speed < 0:
+            raise ValueError(f"speed must not be negative, but got {self.speed:g}")
 
     def at(self, real: float) -> float:
         return self.sim_origin + (real - self.real_origin) * self.speed
@@ -60,6 +70,7 @@ class ScaledClock:
         self._stamp = self._stat()
         self._rate = self._read()
         self._latest = datetime.fromtimestamp(self._rate.at(time.time()), UTC)
+        self._lock = threading.Lock()
 
     def _stat(self) -> tuple[int, int] | None:
         try:
@@ -71,11 +82,19 @@ class ScaledClock:
     def _read(self) -> Rate:
         try:
             raw = json.loads(self._path.read_bytes())
-            return Rate(**{k: float(raw[k]) for k in ("sim_origin", "real_origin", "speed")})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            rate = Rate(**{k: float(raw[k]) for k in ("sim_origin", "real_origin", "speed")})
+            datetime.fromtimestamp(rate.at(time.time()), UTC)
+        except KeyError as error:
+            raise ValueError(f"clock file {self._path}: {error} is missing") from error
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"clock file {self._path}: {error}") from error
+        return rate
 
     def now(self) -> datetime:
+        with self._lock:
+            return self._now()
+
+    def _now(self) -> datetime:
         tick = time.monotonic()
         if tick - self._checked >= RECHECK_S:
             self._checked = tick

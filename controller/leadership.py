@@ -40,23 +40,34 @@ class FileLeadership(Leadership):
         self._renewed = 0.0
 
     def start(self) -> int:
-        """Take the lock and the lease; the epoch. Raises AlreadyRunning, StoreError."""
+        """Take the lock and the lease; the epoch. Raises AlreadyRunning, StoreError, and OSError if the lock file cannot be made."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        predecessor = os.pread(handle, 200, 0).decode(errors="replace").strip()
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            other = _holder_in(handle) or "unknown"
             os.close(handle)
-            raise AlreadyRunning(
-                f"another daemon ({predecessor or 'unknown'}) runs on {self._path.parent.parent}"
-            ) from None
+            raise AlreadyRunning(f"another daemon ({other}) runs on {self._path.parent.parent}") from None
         self._lock = handle
-        if predecessor:
-            self._store.release(predecessor)  # its lock is ours, so it is dead; its lease need not run out
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, self._holder.encode(), 0)
-        self.renew()
+        try:
+            return self._succeed(handle)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _succeed(self, lock: int) -> int:
+        """Take the lease from whoever held the lock before: its lock is ours, so it is dead, and its lease need not run out."""
+        if predecessor := _holder_in(lock):
+            self._store.release(predecessor)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, self._holder.encode(), 0)
+        try:
+            self.renew()
+        except LostLeadership as error:
+            raise AlreadyRunning(
+                f"{error}; it runs on another machine, or its lock {self._path} was deleted"
+            ) from error
         return self.epoch()
 
     def renew(self) -> None:
@@ -85,6 +96,14 @@ class FileLeadership(Leadership):
         finally:
             self._epoch = None
             LEADER_EPOCH.set(0)
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _holder_in(lock: int) -> str:
+    """Who wrote himself into the lock file; empty if nobody did."""
+    return os.pread(lock, 200, 0).decode(errors="replace").strip()

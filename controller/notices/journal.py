@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,8 @@ from controller.state import NoticeRecord
 log = structlog.get_logger()
 
 _TAIL_BYTES = 1 << 20
+_KEYS_MAX = 20_000
+"""Keys kept in memory; only the newest can still be delivered a second time."""
 
 
 class JournalNotifier(Notifier):
@@ -21,35 +24,48 @@ class JournalNotifier(Notifier):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._keys: set[str] | None = None
+        self._keys: dict[str, None] | None = None
+        self._torn = False
+        """Whether the file ends in the middle of a line."""
 
     def deliver(self, notice: NoticeRecord) -> None:
         try:
             if self._keys is None:
-                self._keys = self._read_keys()
+                self._keys = self._read_tail()
             if notice.key in self._keys:
                 return
-            line = {"key": notice.key, "model": notice.model, "kind": notice.kind, "text": notice.text,
-                    "at": notice.at.isoformat()}  # fmt: skip
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, (json.dumps(line) + "\n").encode())
-            finally:
-                os.close(handle)
+            self._append(notice)
         except OSError as error:
-            raise NotifierError(f"{self._path}: {error.strerror or error}") from error
-        self._keys.add(notice.key)
+            raise NotifierError(f"{self._path}: {error.strerror or error}; make room or set its permissions") from error
+        self._keys[notice.key] = None
+        if len(self._keys) > _KEYS_MAX:
+            del self._keys[next(iter(self._keys))]
         log.info("notice.delivered", model=notice.model, kind=notice.kind, text=notice.text)
 
-    def _read_keys(self) -> set[str]:
+    def _append(self, notice: NoticeRecord) -> None:
+        """One line, begun on a line of its own even if the last one was torn by a crash or a full disk. Raises OSError."""
+        value = {"key": notice.key, "model": notice.model, "kind": notice.kind, "text": notice.text,
+                 "at": notice.at.isoformat()}  # fmt: skip
+        line = ("\n" if self._torn else "") + json.dumps(value) + "\n"
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._torn = True
+            if os.write(handle, line.encode()) < len(line):  # json.dumps gives ASCII
+                raise OSError(errno.ENOSPC, "only part of the line could be written")
+            self._torn = False
+        finally:
+            os.close(handle)
+
+    def _read_tail(self) -> dict[str, None]:
         """Keys near the end of the file: what may have been written before a crash but not marked delivered."""
         try:
             with self._path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = file.read().splitlines()
+                tail = file.read()
         except FileNotFoundError:
-            return set()
-        return {key for line in lines if (key := _key(line))}
+            return {}
+        self._torn = bool(tail) and not tail.endswith(b"\n")
+        return {key: None for line in tail.splitlines() if (key := _key(line))}
 
 
 def _key(line: bytes) -> str | None:

@@ -5,26 +5,45 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
 
+_INTERNAL = ("_record", "_from_structlog")
 _SECRET_KEY = re.compile(r"(token|secret|password|passwd|authorization|api_?key|credential)", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]+@")
 
 
+_BEARER = re.compile(r"\b(Bearer|Basic) +[A-Za-z0-9._~+/=-]{8,}")
+
+
 def mask(value: object) -> object:
-    """Passwords inside URLs, masked wherever they stand.
+    """Passwords inside URLs, tokens in headers, and what stands under a telling key, masked however deep it lies.
 
     >>> mask("postgresql://ratchet:hunter2@db/x")
     'postgresql://ratchet:***@db/x'
+    >>> mask({"headers": {"Authorization": "x"}, "note": ["Bearer abcdefghij"]})
+    {'headers': {'Authorization': '***'}, 'note': ['Bearer ***']}
     """
-    return _URL_PASSWORD.sub(r"\g<scheme>:***@", value) if isinstance(value, str) else value
+    match value:
+        case str():
+            return _BEARER.sub(r"\1 ***", _URL_PASSWORD.sub(r"\g<scheme>:***@", value))
+        case Mapping():
+            return {k: "***" if _SECRET_KEY.search(str(k)) and v else mask(v) for k, v in value.items()}
+        case list() | tuple():
+            return [mask(item) for item in value]
+        case BaseException():
+            return mask(str(value))
+        case _:
+            return value
 
 
 def _mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {k: "***" if _SECRET_KEY.search(k) and v else mask(v) for k, v in event.items()}
+    kept = {k: v for k, v in event.items() if k in _INTERNAL}  # structlog's own, for the standard library's records
+    masked = mask({k: v for k, v in event.items() if k not in _INTERNAL})
+    assert isinstance(masked, dict)
+    return {**masked, **kept}
 
 
 def configure(level: str = "info", form: Literal["json", "console"] = "console") -> None:
