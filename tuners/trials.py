@@ -116,7 +116,8 @@ class Search:
 
     def open(self) -> optuna.Study:
         """A connection of this process's own: one must not be shared across a fork."""
-        return open_study(self.workdir, maximize=self.problem.maximize, signature=self.signature)
+        maximize, trials = self.problem.maximize, self.budget.trials
+        return open_study(self.workdir, maximize=maximize, signature=self.signature, trials=trials)
 
     def tally(self, study: optuna.Study) -> Tally:
         return tally(study.get_trials(deepcopy=False), maximize=self.problem.maximize)
@@ -142,7 +143,8 @@ class Search:
         with claiming(self.workdir):
             if not self.may_start(self.tally(study)):
                 return None
-            return ask(study, seed=self.seed, families=len(self.problem.space.families))
+            families = len(self.problem.space.families)
+            return ask(study, seed=self.seed, families=families, trials=self.budget.trials)
 
     def run(self, study: optuna.Study, trial: optuna.Trial) -> None:
         """One trial, to whichever end. Only an error of the storage is raised."""

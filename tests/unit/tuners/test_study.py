@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tuners import folds, space
+from tuners import study as study_module
 from tuners.study import (
     CPU_S,
     ERROR,
@@ -217,3 +221,11 @@ def test_failure_keeps_its_reason(study: optuna.Study) -> None:
     """A failed trial has its reason on record."""
     fail(study, ask(study, seed=0, families=1), "too steep")
     assert study.get_trials()[0].user_attrs[ERROR] == "too steep"
+
+
+@pytest.mark.parametrize("module", [folds, space, study_module])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    """The worked examples beside the arithmetic are true."""
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
