@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from demo.simclock import SimClock
-from demo.system import Ratchet
+from demo.system import DemoError, Ratchet
 from demo.traffic import Traffic
 from demo.upstream import Fault, Warehouse, inverted_labels, shuffled_labels
 
@@ -113,13 +113,21 @@ class Story:
         if poisoning.cycle is None:
             if now >= poisoning.after and self.view.cycle is None and self._quiet():
                 self._warehouse.break_with(poisoning.fault)
-                self.ratchet.run("trigger", MODEL, "--reason", "quarterly refresh", "--yes")
-                self.look()
-                poisoning.cycle = max(self.view.cycles, default=0)
+                self._refresh(poisoning)
         elif poisoning.outcome is None:
             poisoning.outcome = self.view.cycles.get(poisoning.cycle, {}).get("outcome")
             if poisoning.outcome is not None:
                 self._warehouse.break_with(None)
+
+    def _refresh(self, poisoning: Poisoning) -> None:
+        """Somebody orders a retraining while upstream is broken; unless a trigger was quicker, which does as well."""
+        try:
+            self.ratchet.run("trigger", MODEL, "--reason", "quarterly refresh", "--yes")
+        except DemoError:
+            self._warehouse.break_with(None)  # a cycle opened just before, on data that was still sound
+            return
+        self.look()
+        poisoning.cycle = max(self.view.cycles, default=0)
 
     def _quiet(self) -> bool:
         """No other fault is upstream at the moment."""

@@ -40,7 +40,7 @@ class Traffic(threading.Thread):
         self._clock = clock
         self._flights = flights
         self._base = f"{url}/v1/models/{model}"
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._groups = _groups(flights, first_row)
         self._labels = _labels(flights, first_row)
         self.tally = Tally(score=np.full(len(flights), np.nan), version=np.zeros(len(flights), dtype=int))
@@ -49,7 +49,7 @@ class Traffic(threading.Thread):
         """How far the clients are behind the clock."""
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping.set()
 
     def run(self) -> None:
         asyncio.run(self._run())
@@ -61,7 +61,7 @@ class Traffic(threading.Thread):
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            while not self._stop.is_set() and (self._groups or self._labels):
+            while not self._stopping.is_set() and (self._groups or self._labels):
                 now = pd.Timestamp(self._clock.now())
                 batch: list[tuple[pd.Timestamp, int, int]] = []
                 while self._groups and self._groups[0][0] <= now and len(batch) < IN_FLIGHT:
