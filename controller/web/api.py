@@ -9,7 +9,7 @@ from typing import Annotated
 
 from litestar import Router, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 
 from controller.explaining import Explanation
 from controller.overrides import Order, Preview, Verb
@@ -144,7 +144,7 @@ def replay_event(service: Asked, seq: FromPath[int]) -> Replayed:
 
 # ---------------------------------------------------------------- changing
 @post("/policies", status_code=200, sync_to_thread=True)
-def apply_policies(service: Asked, data: ApplyRequest) -> AppliedList:
+def apply_policies(service: Asked, data: JSONBody[ApplyRequest]) -> AppliedList:
     """Follow these policies from now on; if one is refused, none is applied."""
     return AppliedList(applied=service.apply(data.documents, actor=data.actor, dry_run=data.dry_run))
 
@@ -157,13 +157,13 @@ def delete_model(service: Asked, name: Name, actor: FromQuery[str], reason: From
 
 
 @post("/models/{name:str}/preview", status_code=200, sync_to_thread=True)
-def preview_order(service: Asked, name: Name, data: OrderRequest) -> Preview:
+def preview_order(service: Asked, name: Name, data: JSONBody[OrderRequest]) -> Preview:
     """What an order would change."""
     return service.preview(name, data.order())
 
 
 @post("/models/{name:str}/orders", status_code=200, sync_to_thread=True)
-def give_order(service: Asked, name: Name, data: OrderRequest) -> Ordered:
+def give_order(service: Asked, name: Name, data: JSONBody[OrderRequest]) -> Ordered:
     """Carry an override out."""
     return service.order(name, data.order())
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from litestar import Litestar, MediaType, Response, get
 from litestar.config.app import AppConfig
 from litestar.di import Provide
-from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -31,8 +30,9 @@ class Ticking(Protocol):
     """Monotonic time of the last tick; 0 before the first."""
 
 
-def build_app(service: Service, loop: Ticking, token: str) -> Litestar:
-    """The ASGI application. `token` opens everything under `/api`."""
+def build_app(service: Service, loop: Ticking, token: str) -> Guard:
+    """The ASGI application; `token` opens everything under `/api`. The guard stands before the routing, so that not even the existence
+    of a path is told to strangers."""
 
     @get("/metrics", sync_to_thread=False, include_in_schema=False)
     def metrics() -> Response[bytes]:
@@ -53,7 +53,6 @@ def build_app(service: Service, loop: Ticking, token: str) -> Litestar:
     config = AppConfig(
         route_handlers=[ROUTER, metrics, healthz, readyz, *PAGES],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
-        middleware=[DefineMiddleware(Guard, token=token)],
         exception_handlers={**HANDLERS},
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=OpenAPIConfig(
@@ -61,7 +60,7 @@ def build_app(service: Service, loop: Ticking, token: str) -> Litestar:
             render_plugins=[JsonRenderPlugin(path="/")],
         ),
     )  # fmt: skip
-    return Litestar.from_config(config)
+    return Guard(Litestar.from_config(config), token=token)
 
 
 def _release() -> str:

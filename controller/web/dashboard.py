@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).with_name("static")
 
 
 def _file(name: str, media_type: str) -> Response[bytes]:
-    return Response((_FOLDER / name).read_bytes(), media_type=f"{media_type}; charset=utf-8")
+    return Response((_FOLDER / name).read_bytes(), media_type=media_type)
 
 
 @get("/", sync_to_thread=True, include_in_schema=False)

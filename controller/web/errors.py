@@ -51,6 +51,10 @@ def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[di
     return _answer(error.status_code, detail, _HTTP_CODES.get(error.status_code, "error"))
 
 
+def _too_deep(_request: Request[Any, Any, Any], _error: Exception) -> Response[dict[str, Any]]:
+    return _answer(400, "the request's JSON is nested too deeply", "bad_request")
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     log.error("request.failed", path=request.url.path, exc_info=error)
     if isinstance(error, InvariantBroken):
@@ -61,5 +65,6 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[d
 HANDLERS: Mapping[int | type[Exception], Handler] = {
     **dict.fromkeys(_KNOWN, _known),
     HTTPException: _http,
+    RecursionError: _too_deep,
     Exception: _unexpected,
 }

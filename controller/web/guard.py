@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: Host check, bearer token, and headers that keep browsers strict."""
+    """ASGI application round another: Host check, bearer token, and headers that keep browsers strict."""
 
     def __init__(self, app: ASGIApp, *, token: str) -> None:
         self._app = app
