@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     cache_max_mb: Annotated[int, Field(ge=1)] = Field(
         default=10_240, description="step cache; the least recently used goes"
     )
+    keep_versions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=10, description="older versions of a model to keep: so many former champions, and so many others"
+    )
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"

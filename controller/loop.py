@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -27,12 +27,17 @@ from controller.telemetry.metrics import (
     RECONCILE_SECONDS,
     SCHEDULER_EVENTS,
 )  # fmt: skip
+from deployers.images import ImageError
+from deployers.target import TargetError
 from policies.cron import parse_cron
 from policies.schema import ScheduleTrigger, trigger_leaves
 
 log = structlog.get_logger()
 
 NOTICE_INTERVAL_S = 2.0
+HOUSEKEEPING_AFTER_S = 600.0
+"""From the start of the daemon to its first housekeeping."""
+HOUSEKEEPING_INTERVAL_S = 3600.0
 RESTLESS_INTERVAL_S = 0.5
 """Models whose job or replicas may be ready at any moment are looked at so often, so that a cycle does not spend its time in waiting."""
 _SCHEDULER_EVENTS = {EVENT_JOB_MISSED: "missed", EVENT_JOB_MAX_INSTANCES: "max_instances", EVENT_JOB_ERROR: "error"}
@@ -75,6 +80,7 @@ class Loop:
     def __init__(
         self, *, store: Store, reconciler: Reconciler, notifier: Notifier, now: Callable[[], datetime],
         renew: Callable[[], None], on_lost: Callable[[str], None], tick_s: float, lease_ttl_s: float, cron: bool = True,
+        housekeep: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._store = store
         self._reconciler = reconciler
@@ -85,6 +91,7 @@ class Loop:
         self._tick_s = tick_s
         self._lease_ttl_s = lease_ttl_s
         self._cron = cron
+        self._housekeep = housekeep
         self._turns = Turns()
         self._sentences: dict[str, str] = {}
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
@@ -101,6 +108,10 @@ class Loop:
         self._scheduler.add_job(self._hurry, "interval", seconds=min(RESTLESS_INTERVAL_S, self._tick_s), id="restless")
         self._scheduler.add_job(self._keep_lease, "interval", seconds=self._lease_ttl_s / 4, id="lease")
         self._scheduler.add_job(self._deliver, "interval", seconds=NOTICE_INTERVAL_S, id="notices")
+        first = datetime.now().astimezone() + timedelta(seconds=HOUSEKEEPING_AFTER_S)
+        self._scheduler.add_job(
+            self._make_room, "interval", seconds=HOUSEKEEPING_INTERVAL_S, id="housekeeping", next_run_time=first
+        )
         self._clear_strays()
         self._scheduler.start()
         self._worker.start()
@@ -130,6 +141,8 @@ class Loop:
             return
         for state in states:
             self._turns.put(state.name)
+        for gone in self._sentences.keys() - {state.name for state in states}:
+            self._sentences.pop(gone, None)
         self.last_tick = time.monotonic()
         MODELS.set(len(states))
         OPEN_CYCLES.set(sum(state.cycle is not None for state in states))
@@ -140,7 +153,7 @@ class Loop:
         try:
             for name in self._reconciler.strays():
                 self._turns.put(name)
-        except StoreError as error:
+        except (StoreError, TargetError, OSError) as error:
             log.error("strays.not_looked_for", error=str(error))
 
     def _hurry(self) -> None:
@@ -151,8 +164,11 @@ class Loop:
         """Cron triggers are judged on every look; a job at the very minute only makes that look prompt."""
         wanted: dict[str, tuple[str, str]] = {}
         for name, state in states.items():
-            leaves = trigger_leaves(self._reconciler.policy(state).spec.triggers)
-            for leaf in leaves:
+            try:
+                policy = self._reconciler.policy(state)
+            except ValueError:
+                continue  # each look at it says what is wrong
+            for leaf in trigger_leaves(policy.spec.triggers):
                 if isinstance(leaf, ScheduleTrigger):
                     wanted[f"cron:{name}:{leaf.schedule.cron}"] = (name, leaf.schedule.cron)
         for job in self._scheduler.get_jobs():
@@ -175,6 +191,12 @@ class Loop:
             deliver_pending(self._store, self._notifier, self._now())
         except StoreError as error:
             log.error("outbox.failed", error=str(error))
+
+    def _make_room(self) -> None:
+        try:
+            self._housekeep()
+        except (LostLeadership, StoreError, ImageError, OSError) as error:
+            log.warning("housekeeping.failed", error=str(error))
 
     # ------------------------------------------------------------ the worker
     def _work(self) -> None:

@@ -25,7 +25,7 @@ NEEDED: Mapping[Phase, frozenset[str]] = {
     Phase.PACKAGING: frozenset({"digest"}),
 }
 """Phase → keys of its job's output without which the cycle cannot go on."""
-_JOB_ID = re.compile(rf"(.+)-c[0-9]+-(?:{'|'.join(sorted(JOB_PHASES))})-[0-9]+")
+_JOB_ID = re.compile(rf"(.+)-c([0-9]+)-(?:{'|'.join(sorted(JOB_PHASES))})-[0-9]+")
 
 
 def job_id(model: str, cycle: int, phase: Phase, attempt: int) -> str:
@@ -43,8 +43,18 @@ def model_of_job(job_id: str) -> str | None:
     >>> model_of_job("flight-late-c3-training-1")
     'flight-late'
     """
+    found = cycle_of_job(job_id)
+    return found[0] if found else None
+
+
+def cycle_of_job(job_id: str) -> tuple[str, int] | None:
+    """Model and number of the cycle that a job belongs to; None if it is no cycle's job.
+
+    >>> cycle_of_job("flight-late-c3-training-1")
+    ('flight-late', 3)
+    """
     match = _JOB_ID.fullmatch(job_id)
-    return match[1] if match else None
+    return (match[1], int(match[2])) if match else None
 
 
 def advance(draft: Draft, job: JobStatus | None) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from config.settings import Settings
 from controller.clock import Clock, ScaledClock, SystemClock
+from controller.fleet import places_taken
+from controller.housekeeping import Housekeeper
 from controller.leadership import FileLeadership
 from controller.loop import Loop
 from controller.notices.journal import JournalNotifier
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
-from controller.state import Phase
 from controller.store.migrate import migrate
 from controller.store.port import Store
 from controller.store.sql import SqlStore
@@ -61,12 +62,16 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
             jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
         ),
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
-        busy_cycles=lambda name: _busy_cycles(store, name),
+        busy_cycles=lambda name: places_taken(name, store.load_all()),
+    )  # fmt: skip
+    housekeeper = Housekeeper(
+        store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,
+        keep_versions=settings.keep_versions, cache_max_bytes=settings.cache_max_mb * 1_000_000,
     )  # fmt: skip
     loop = Loop(
         store=store, reconciler=reconciler, notifier=JournalNotifier(home / "notices.jsonl"), now=clock.now,
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
-        cron=settings.clock is None,
+        cron=settings.clock is None, housekeep=housekeeper.sweep,
     )  # fmt: skip
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
@@ -76,12 +81,3 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,
         reconciler=reconciler, loop=loop, service=service,
     )  # fmt: skip
-
-
-def _busy_cycles(store: Store, name: str) -> int:
-    """Open cycles of other models that work (those which roll out or bake only wait)."""
-    waiting = {Phase.QUEUED, Phase.ROLLING_OUT, Phase.BAKING, Phase.AWAITING_APPROVAL}
-    return sum(
-        state.cycle is not None and state.cycle.phase not in waiting and state.name != name
-        for state in store.load_all()
-    )
