@@ -11,9 +11,10 @@ import hashlib
 from datetime import datetime
 
 from controller.cycle import TABLE, Move
-from controller.draft import Decision, Draft
+from controller.draft import Decision, Draft, describe_traffic
 from controller.overrides import OverrideRefused
-from controller.state import Event, ModelState
+from controller.plan import step_after_edit
+from controller.state import Cycle, Event, ModelState, Phase
 from policies.schema import ModelPolicy
 
 KIND = "policy.applied"
@@ -74,9 +75,35 @@ def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor:
         draft.move(Move.SUPERSEDED, ended, kind="cycle.superseded", notify=True)
         draft.set(last_closed_at=state.last_closed_at)  # it answered nothing, so no cooldown follows
         sentence = f"{sentence}; {ended}"
+    elif cycle is not None and cycle.phase is Phase.ROLLING_OUT:
+        _keep_pace(draft, cycle, before)
     if draft.state.champion is None and draft.state.cycle is None:
         draft.set(last_closed_at=None, recent_cycles=())
-    return draft.finish(sentence)
+    decision = draft.finish(sentence)
+    _check_holds(decision)
+    return decision
+
+
+def _keep_pace(draft: Draft, cycle: Cycle, before: ModelPolicy) -> None:
+    """Go on at a step of the new policy that gives the challenger no more traffic than it has; another step begins anew."""
+    old, new = before.spec.rollout.steps, draft.policy.spec.rollout.steps
+    step, stood = step_after_edit(old, cycle.step, new), old[min(cycle.step, len(old) - 1)]
+    draft.set_cycle(step=step)
+    if (new[step].weight, new[step].shadow) != (stood.weight, stood.shadow):
+        draft.set_cycle(step_since=None, blind_since=None)
+
+
+def _check_holds(decision: Decision) -> None:
+    """A policy is no order to move traffic (invariant 11). Raises OverrideRefused."""
+    state, now, then = decision.before, decision.before.plan, decision.after.plan
+    hold = state.paused or state.frozen or state.pinned
+    if hold is None or now is None or then is None or (now.weights, now.shadow) == (then.weights, then.shadow):
+        return
+    raise OverrideRefused(
+        f"{state.name} is held by {hold.by} ({hold.reason}), and this policy would move its traffic from "
+        f"{describe_traffic(now.weights, now.shadow)} to {describe_traffic(then.weights, then.shadow)}; "
+        f"resume, unfreeze or unpin it, or abort its cycle, and apply the policy then"
+    )
 
 
 def superseded(state: ModelState) -> int | None:

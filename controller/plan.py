@@ -5,10 +5,12 @@ There is no other way to traffic than this function: whatever the controller dec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from controller.state import ModelState, Phase
 from deployers.rollout import step_traffic
 from deployers.target import TrafficPlan
-from policies.schema import ModelPolicy
+from policies.schema import ModelPolicy, Step
 
 
 def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
@@ -41,3 +43,23 @@ def _traffic(state: ModelState, policy: ModelPolicy) -> tuple[dict[int, float], 
     baking = cycle is not None and cycle.phase is Phase.BAKING
     warm = {state.previous} if baking and state.previous is not None else set()
     return {champion: 100.0}, None, warm
+
+
+def step_after_edit(before: Sequence[Step], index: int, after: Sequence[Step]) -> int:
+    """Where a rollout stands that was at step `index` of `before`, once its steps are `after`.
+
+    The last step that gives the challenger no more traffic than it has, or the first: an edit is no evidence.
+
+    >>> steps = [Step(shadow=True), Step(weight=5), Step(weight=25), Step(weight=100)]
+    >>> step_after_edit(steps, 2, [Step(shadow=True), Step(weight=10), Step(weight=100)])
+    1
+    >>> step_after_edit(steps, 1, [Step(weight=50), Step(weight=100)])
+    0
+    """
+    present = _share(before[min(index, len(before) - 1)])
+    return max((i for i, step in enumerate(after) if _share(step) <= present), default=0)
+
+
+def _share(step: Step) -> float:
+    """Of the live answers; a shadow gives none, which is less than any weight."""
+    return -1.0 if step.shadow else step.weight
