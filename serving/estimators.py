@@ -1,4 +1,4 @@
-"""What must be true of a scikit-learn estimator from a file before it is asked anything.
+"""Estimators from skops files that a stranger may have written: which types may be in them, and what must be true of their content.
 
 Trusted types are not trusted content: scikit-learn walks trees in C without bounds checks, so a crafted node index reads or writes
 anywhere in memory. The trees are therefore checked here once, when they are loaded.
@@ -6,12 +6,32 @@ anywhere in memory. The trees are therefore checked here once, when they are loa
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.manifest import ModelFolderError, brief
+
+TRUSTED_TYPES = (
+    "functools.partial",
+    "numpy.dtype",
+    "numpy.ravel",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
+)
+"""What a skops file may hold beside what skops trusts by itself. Fixed here; a file cannot add to it."""
+SKOPS_BYTES_MAX = 16 * 1024**3
+"""Bytes that a skops file may unpack to, so that a small file cannot fill the memory."""
 CATEGORIES_MAX = 256
 """Histogram trees hold the categories of a split in a set of this many bits."""
 _LEAF = -1
@@ -20,6 +40,31 @@ _TASKS = ("Classifier", "Regressor")
 
 class UnsafeEstimatorError(ValueError):
     """The estimator's content would make scikit-learn read outside its arrays. The message says which part and rule."""
+
+
+def load_skops(path: Path) -> Any:
+    """Load a skops file, refusing any type outside the fixed list. Raises ModelFolderError."""
+    import skops.io
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > SKOPS_BYTES_MAX:
+            raise ModelFolderError(f"{path}: unpacks to {size} bytes, more than the {SKOPS_BYTES_MAX} allowed")
+        refused = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+        if refused:
+            raise ModelFolderError(f"{path}: holds types that are not trusted: {', '.join(refused)}")
+        estimator = skops.io.load(path, trusted=list(TRUSTED_TYPES))
+        prepare_estimator(estimator)
+        return estimator
+    except ModelFolderError:
+        raise
+    except UnsafeEstimatorError as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise ModelFolderError(f"{path}: is not a whole skops file: {brief(error)}") from error
 
 
 def prepare_estimator(estimator: Any) -> None:
@@ -76,6 +121,8 @@ def _check_histogram_boosting(model: Any) -> None:
     """Histogram gradient boosting: nodes, the features that they split on, and the categories of those."""
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 
+    _require(not getattr(model, "_in_fit", False), model, "_in_fit is set")
+    _require(_width_after_preprocessing(model) == model.n_features_in_, model, "its preprocessing changes the width")
     categorical = np.asarray(model._bin_mapper.is_categorical_).astype(bool)
     _require(categorical.shape == (model.n_features_in_,), model, "is_categorical_ is not one value a feature")
     for index in np.flatnonzero(categorical):
@@ -99,6 +146,16 @@ def _check_histogram_boosting(model: Any) -> None:
         _check_range(predictor, "bitset_idx", nodes["bitset_idx"][by_category], len(bitsets))
         split_on = nodes["feature_idx"][by_category]
         _require(bool(categorical[split_on].all()), predictor, "a node splits a number by category")
+
+
+def _width_after_preprocessing(model: Any) -> int:
+    """Columns that histogram boosting's own encoder of categories makes of `n_features_in_` ones."""
+    if model._preprocessor is None:
+        return int(model.n_features_in_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that the row has no names
+        row = np.zeros((1, model.n_features_in_), dtype=object)
+        return int(model._preprocessor.transform(row).shape[1])
 
 
 def _check_children(tree: Any, inner: NDArray[Any], left: NDArray[Any], right: NDArray[Any], count: int) -> None:

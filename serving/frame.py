@@ -1,23 +1,28 @@
-"""From the values that a client sent to the data frame that a model takes, refusing what does not fit by name.
+"""From the values that a client sent to the columns that a model takes, refusing what does not fit by name.
 
-Rows stay plain lists until a batch is complete; then each feature becomes one column. No per-request pandas objects.
+Rows stay plain lists until a batch is complete; then each feature becomes one array. No per-request pandas objects.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from serving.manifest import Feature, FeatureKind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Value: TypeAlias = float | str | None
 """A coerced value: a float (NaN: missing) for numeric and boolean features, else a string (None: missing)."""
 Row: TypeAlias = list[Value]
 """One value a feature, in the order of the model's features."""
+Columns: TypeAlias = dict[str, NDArray[Any]]
+"""Feature → its values of shape (n,), float64 or object, in the order of the model's features."""
 
 SHOWN_CHARACTERS_MAX = 80
 
@@ -70,12 +75,13 @@ _COERCE: dict[FeatureKind, Callable[[object], Value]] = {
 
 
 class Schema:
-    """The features of one model, ready to read rows and build frames."""
+    """The features of one model, ready to read rows and make columns of them."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
         self.names = tuple(feature.name for feature in features)
         self.numeric = tuple(feature.kind in ("numeric", "boolean") for feature in features)
+        self._plain = tuple(feature.kind == "numeric" for feature in features)
         self._position = {feature.name: i for i, feature in enumerate(features)}
         self._coerce = tuple(_COERCE[feature.kind] for feature in features)
         self._missing: Row = [math.nan if numeric else None for numeric in self.numeric]
@@ -91,10 +97,8 @@ class Schema:
             position = self._position.get(name)
             if position is None:
                 raise InputError(f"row {index}: unknown feature {shown(name)}; the model has {', '.join(self.names)}")
-            if type(value) is float and self.numeric[position] and math.isfinite(value):  # the hot path
-                row[position] = (
-                    value if self.features[position].kind == "numeric" else self.value(position, value, index)
-                )
+            if type(value) is float and self._plain[position] and math.isfinite(value):  # what most values are
+                row[position] = value
             else:
                 row[position] = self.value(position, value, index)
         return row
@@ -114,18 +118,30 @@ class Schema:
         """`count` rows in which every feature is missing."""
         return [self._missing.copy() for _ in range(count)]
 
-    def frame(self, rows: Sequence[Row]) -> pd.DataFrame:
-        """Rows as columns: float64 for numeric and boolean features, object (str or None) for the others. Shape (n, features)."""
-        if all(self.numeric):
-            return pd.DataFrame(
-                np.array(rows, dtype=np.float64).reshape(len(rows), len(self.names)), columns=self.names
-            )
-        columns: dict[str, Any] = {}
-        for name, numeric, column in zip(self.names, self.numeric, zip(*rows, strict=True), strict=True):
-            if numeric:
-                columns[name] = np.array(column, dtype=np.float64)
-            else:
-                array = np.empty(len(rows), dtype=object)
-                array[:] = column
-                columns[name] = pd.Series(array, dtype=object)
-        return pd.DataFrame(columns, copy=False)
+    def columns(self, rows: Sequence[Row]) -> Columns:
+        """Rows as one array a feature, in the order of the features."""
+        if not rows:
+            return {name: np.empty(0, float if numeric else object) for name, numeric in self._kinds()}
+        columns: Columns = {}
+        for (name, numeric), values in zip(self._kinds(), zip(*rows, strict=True), strict=True):
+            column: NDArray[Any] = np.empty(len(rows), dtype=np.float64 if numeric else object)
+            column[:] = values
+            columns[name] = column
+        return columns
+
+    def _kinds(self) -> zip[tuple[str, bool]]:
+        return zip(self.names, self.numeric, strict=True)
+
+
+def row_count(columns: Columns) -> int:
+    """How many rows the columns have."""
+    return len(next(iter(columns.values())))
+
+
+def to_frame(columns: Columns) -> pd.DataFrame:
+    """Columns as the data frame that estimators were fitted on: float64, or object with str and None."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=values.dtype, copy=False) for name, values in columns.items()}, copy=False
+    )

@@ -13,6 +13,7 @@ import msgspec
 
 FORMAT = 1
 MANIFEST_BYTES_MAX = 16 * 1024 * 1024
+ERROR_CHARACTERS_MAX = 300
 
 ClassValue: TypeAlias = str | int | float | bool
 """A class as JSON has it."""
@@ -21,6 +22,12 @@ FeatureKind: TypeAlias = Literal["numeric", "categorical", "text", "boolean"]
 
 class ModelFolderError(Exception):
     """The model folder cannot be served. The message names the file, the field, the rule and the value."""
+
+
+def brief(error: BaseException) -> str:
+    """An exception as one line of bounded length: its type and the first line of what it says."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line[:ERROR_CHARACTERS_MAX]}"
 
 
 class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

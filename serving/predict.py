@@ -41,10 +41,10 @@ def main() -> int:
 
     try:
         model = load_model(arguments.model_dir)
-        scores, frame = score_file(model, arguments.input)
+        scores, columns = score_file(model, arguments.input)
         arrays = {"scores": scores}
         if arguments.latency_rows > 0:
-            arrays["latency_ms"] = time_rows(model, frame, arguments.latency_rows)
+            arrays["latency_ms"] = time_rows(model, columns, arguments.latency_rows)
     except (ModelFolderError, InputError, PredictionError) as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT

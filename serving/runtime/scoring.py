@@ -91,7 +91,7 @@ class Scorer:
         rows = [row for request in requests for row in request.rows]
         self._metrics.batched(len(rows))
         try:
-            scores = self._model.predict(self._model.schema.frame(rows))
+            scores = self._model.predict(self._model.schema.columns(rows))
         except PredictionError as error:
             if len(requests) == 1:
                 return [error]

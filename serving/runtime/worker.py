@@ -82,7 +82,7 @@ class Worker:
 
     def warm_up(self) -> None:
         """Let the model answer one row of missing values. Raises PredictionError."""
-        self.model.predict(self.model.schema.frame(self.model.schema.missing_rows(1)))
+        self.model.predict(self.model.schema.columns(self.model.schema.missing_rows(1)))
 
     def ready(self) -> bool:
         """Whether a request sent now would be answered: the batcher lives and is not stuck in one call."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving_rig import FEATURES
 
-from serving.frame import SHOWN_CHARACTERS_MAX, InputError, Schema, shown
+from serving.frame import SHOWN_CHARACTERS_MAX, InputError, Schema, shown, to_frame
 from serving.manifest import Feature
 
 SCHEMA = Schema([Feature(**feature) for feature in FEATURES])  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_numbers_for_booleans_are_taken_when_they_are_0_or_1() -> None:
 
 def test_the_frame_has_the_types_that_models_were_trained_on() -> None:
     """Numbers and booleans are float64 with NaN, strings objects with None; in the features' order."""
-    frame = SCHEMA.frame([SCHEMA.row({"age": 1, "city": "Rome"}, 0), SCHEMA.row({"member": False}, 1)])
+    frame = to_frame(SCHEMA.columns([SCHEMA.row({"age": 1, "city": "Rome"}, 0), SCHEMA.row({"member": False}, 1)]))
     assert list(frame.columns) == ["age", "price", "member", "city"]
     assert [str(t) for t in frame.dtypes] == ["float64", "float64", "float64", "object"]
     assert frame["city"].tolist() == ["Rome", None]
@@ -68,9 +68,10 @@ def test_the_frame_has_the_types_that_models_were_trained_on() -> None:
 def test_a_frame_of_numbers_only_has_the_same_shape() -> None:
     """A model without strings gets float64 columns under their names, for one row too."""
     schema = Schema([Feature(name="a", kind="numeric"), Feature(name="b", kind="boolean")])
-    frame = schema.frame([schema.row({"a": 1.5, "b": True}, 0)])
+    frame = to_frame(schema.columns([schema.row({"a": 1.5, "b": True}, 0)]))
     assert frame.to_dict("list") == {"a": [1.5], "b": [1.0]}
-    assert schema.frame(schema.missing_rows(2)).isna().all(axis=None)
+    assert to_frame(schema.columns(schema.missing_rows(2))).isna().all(axis=None)
+    assert to_frame(schema.columns([])).shape == (0, 2)
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
@@ -85,7 +86,7 @@ def test_any_json_object_gives_a_row_or_an_input_error(values: dict[str, Any]) -
         return
     assert all(isinstance(value, float) and not math.isinf(value) for value in row[:3])
     assert row[3] is None or isinstance(row[3], str)
-    assert SCHEMA.frame([row]).shape == (1, 4)
+    assert to_frame(SCHEMA.columns([row])).shape == (1, 4)
 
 
 @given(st.text(max_size=500) | st.lists(st.text(), max_size=100) | st.integers())

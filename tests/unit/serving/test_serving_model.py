@@ -15,9 +15,10 @@ from serving_rig import fitted, json_rows, rows, write_model, write_multiclass, 
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.preprocessing import FunctionTransformer
 
-from serving import model as model_module
+from serving import estimators
+from serving.estimators import load_skops
 from serving.manifest import ModelFolderError
-from serving.model import Model, PredictionError, load_model, load_skops
+from serving.model import Model, PredictionError, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def _import_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(model: Model, count: int = 20) -> Any:
     """Scores of rows as a client sends them."""
-    return model.predict(model.schema.frame([model.schema.row(r, i) for i, r in enumerate(json_rows(count))]))
+    return model.predict(model.schema.columns([model.schema.row(r, i) for i, r in enumerate(json_rows(count))]))
 
 
 def test_a_binary_model_gives_the_probability_of_its_positive_class(tmp_path: Path) -> None:
@@ -72,18 +73,19 @@ def test_a_regression_model_gives_its_prediction(tmp_path: Path) -> None:
 def test_missing_values_and_unknown_categories_are_scored(tmp_path: Path) -> None:
     """A row of missing values only, and a category that was never seen, get finite scores."""
     model = load_model(write_model(tmp_path))
-    frame = model.schema.frame([*model.schema.missing_rows(1), model.schema.row({"city": "Atlantis"}, 0)])
-    assert np.isfinite(model.predict(frame)).all()
+    columns = model.schema.columns([*model.schema.missing_rows(1), model.schema.row({"city": "Atlantis"}, 0)])
+    assert np.isfinite(model.predict(columns)).all()
 
 
 def test_what_the_model_raises_is_a_prediction_error(tmp_path: Path) -> None:
     """A model that fails, or gives scores of another shape, is blamed by a sentence."""
     model = load_model(write_model(tmp_path))
+    columns = model.schema.columns(model.schema.missing_rows(3))
     with pytest.raises(PredictionError, match="the model failed: ValueError"):
-        model.predict(rows(3).drop(columns="city"))
-    broken = Model(manifest=model.manifest, schema=model.schema, scorer=lambda frame: np.zeros((len(frame), 2)))
+        model.predict(columns | {"age": np.array(["x", "y", "z"], dtype=object)})
+    broken = Model(manifest=model.manifest, schema=model.schema, scorer=lambda columns: np.zeros((3, 2)))
     with pytest.raises(PredictionError, match=r"shape \(3, 2\) for 3 rows, not \(3,\)"):
-        broken.predict(rows(3))
+        broken.predict(columns)
 
 
 # ---------------------------------------------------------------- hostile folders
@@ -118,7 +120,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, damage: str) -> None:
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file that claims to unpack to more than the bound is refused before it is unpacked."""
     write_model(tmp_path)
-    monkeypatch.setattr(model_module, "SKOPS_BYTES_MAX", 100)
+    monkeypatch.setattr(estimators, "SKOPS_BYTES_MAX", 100)
     with pytest.raises(ModelFolderError, match="more than the 100 allowed"):
         load_model(tmp_path)
 

@@ -14,8 +14,10 @@ import pytest
 from serving_rig import PROJECT, fitted, json_rows, rows, write_model, write_multiclass
 
 from serving import offline
+from serving.frame import to_frame
 from serving.model import load_model
-from serving.offline import read_rows, score_file, time_rows
+from serving.offline import score_file, time_rows
+from serving.rows_file import read_columns
 
 
 def run(model_dir: Path, source: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -81,14 +83,17 @@ def test_rows_have_the_types_of_serving(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "rows.parquet")
-    frame = read_rows(model, tmp_path / "rows.parquet")
+    columns = read_columns(model.schema, tmp_path / "rows.parquet")
     sent: list[dict[str, object]] = [
         {"age": 40, "member": True, "city": "Rome"},
         {"member": False},
         {"age": 42, "city": "Oslo"},
     ]
-    pd.testing.assert_frame_equal(frame, model.schema.frame([model.schema.row(r, i) for i, r in enumerate(sent)]))
-    assert np.isfinite(model.predict(frame)).all()
+    online = model.schema.columns([model.schema.row(r, i) for i, r in enumerate(sent)])
+    pd.testing.assert_frame_equal(to_frame(columns), to_frame(online))
+    assert np.isfinite(model.predict(columns)).all()
+    for name, values in read_columns(model.schema, tmp_path / "rows.parquet", rows_max=2).items():
+        pd.testing.assert_series_equal(pd.Series(values), pd.Series(columns[name][:2]))
 
 
 def test_large_files_are_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,25 +101,25 @@ def test_large_files_are_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(offline, "CHUNK_ROWS", 7)
     model = load_model(write_multiclass(tmp_path))
     rows(20).to_parquet(tmp_path / "rows.parquet")
-    scores, frame = score_file(model, tmp_path / "rows.parquet")
-    assert (scores.shape, frame.shape) == ((20, 3), (20, 4))
-    np.testing.assert_allclose(scores, model.predict(frame))
+    scores, columns = score_file(model, tmp_path / "rows.parquet")
+    assert (scores.shape, len(columns)) == ((20, 3), 4)
+    np.testing.assert_allclose(scores, model.predict(columns))
 
 
 def test_no_rows_give_no_scores(tmp_path: Path) -> None:
     """An empty file is scored to an empty array of the right width, and no latency."""
     model = load_model(write_multiclass(tmp_path))
     rows(1).head(0).to_parquet(tmp_path / "rows.parquet")
-    scores, frame = score_file(model, tmp_path / "rows.parquet")
+    scores, columns = score_file(model, tmp_path / "rows.parquet")
     assert scores.shape == (0, 3)
-    assert time_rows(model, frame, 5).shape == (0,)
+    assert time_rows(model, columns, 5).shape == (0,)
 
 
 def test_offline_and_online_scores_are_the_same(tmp_path: Path) -> None:
     """The judge sees the numbers that clients will get."""
     model = load_model(write_model(tmp_path))
     rows(30).to_parquet(tmp_path / "rows.parquet")
-    online = model.predict(model.schema.frame([model.schema.row(r, i) for i, r in enumerate(json_rows(30))]))
+    online = model.predict(model.schema.columns([model.schema.row(r, i) for i, r in enumerate(json_rows(30))]))
     np.testing.assert_array_equal(score_file(model, tmp_path / "rows.parquet")[0], online)
 
 
@@ -122,4 +127,5 @@ def test_infinite_numbers_are_missing(tmp_path: Path) -> None:
     """An infinite number in a file counts as missing, as it does in training."""
     model = load_model(write_model(tmp_path))
     rows(3).assign(age=[1.0, np.inf, -np.inf]).to_parquet(tmp_path / "rows.parquet")
-    assert read_rows(model, tmp_path / "rows.parquet")["age"].isna().tolist() == [False, True, True]
+    columns = read_columns(model.schema, tmp_path / "rows.parquet")
+    assert np.isnan(columns["age"]).tolist() == [False, True, True]
