@@ -64,21 +64,28 @@ def print_data(value: Any, form: Format) -> None:
     yaml.dump(value, sys.stdout)
 
 
+LAST_COLUMN_MIN = 24
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-    """Like kubectl: no lines, headings in capitals, the last column takes what is left."""
+    """Like kubectl: no lines, headings in capitals. Only the last column is wrapped; what must be read whole is never cut."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, column in enumerate(columns):
-        last = i == len(columns) - 1
-        table.add_column(column.upper(), no_wrap=not last, overflow="fold" if last else "ellipsis")
-    for row in rows:
-        table.add_row(*(Text(sayable(shown(cell))) for cell in row))
-    if table.row_count == 0:
+    cells = [[sayable(shown(cell)) for cell in row] for row in rows]
+    if not cells:
         print(empty, file=sys.stderr)
         return
-    console().print(table)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns[:-1]:
+        table.add_column(column.upper(), no_wrap=True)
+    table.add_column(columns[-1].upper(), overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    screen = console()
+    firsts = (max(len(heading), *(len(row[i]) for row in cells)) + 2 for i, heading in enumerate(columns[:-1]))
+    screen.width = max(screen.width, sum(firsts) + LAST_COLUMN_MIN)
+    screen.print(table)
 
 
 def shown(cell: Any) -> str:

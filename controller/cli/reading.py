@@ -83,10 +83,10 @@ def cycles(name: MaybeName = None, limit: Limit = 20, output: Output = Format.TA
         return
     rows = [
         (c["model"], c["number"], c["outcome"] or c["phase"], moment(c["opened_at"]), moment(c["closed_at"]),
-         version_name(c["challenger"]), c["cause"], c["sentence"])
+         version_name(c["challenger"]), c["sentence"])
         for c in answer["cycles"]
     ]  # fmt: skip
-    columns = ("model", "cycle", "state", "opened", "closed", "challenger", "cause", "sentence")
+    columns = ("model", "cycle", "state", "opened", "closed", "challenger", "sentence")
     print_table(columns, rows, empty="no cycles yet")
 
 

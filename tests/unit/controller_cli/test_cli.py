@@ -1,0 +1,361 @@
+"""The commands, as they are typed, against a daemon in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controller_world import TOKEN, World, policy_text, served
+from ruamel.yaml import YAML
+
+from controller.cli import client, main
+from controller.cli.overrides import HELP
+from controller.overrides import Verb
+
+REPOSITORY = Path(__file__).parents[3]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def world() -> World:
+    return World().serving()
+
+
+@pytest.fixture
+def ratchet(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs `ratchet ARGS`; exit code, output, errors."""
+    with served(world) as url:
+        monkeypatch.setenv("RATCHET_SERVER", url)
+        monkeypatch.setenv("RATCHET_TOKEN", TOKEN)
+        monkeypatch.setenv("COLUMNS", "80")
+        yield lambda *args: run(capsys, monkeypatch, *args)
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["ratchet", *args])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Somebody sits at the terminal and types `answer`."""
+    import io
+
+    keyboard = io.StringIO(answer + "\n")
+    monkeypatch.setattr(keyboard, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", keyboard)
+
+
+# ---------------------------------------------------------------- looking
+def test_models_in_each_format(ratchet: Run) -> None:
+    """A table for people; JSON and YAML hold the same data."""
+    code, table, _ = ratchet("get", "models")
+    assert code == 0
+    assert table.split()[:2] == ["NAME", "CHAMPION"]
+    as_json = json.loads(ratchet("get", "models", "-o", "json")[1])
+    as_yaml = YAML(typ="safe").load(ratchet("get", "models", "-o", "yaml")[1])
+    assert as_json["models"][0]["name"] == as_yaml["models"][0]["name"] == "late"
+    assert json.loads(ratchet("get", "models", "late", "-o", "json")[1])["champion"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("get", "versions", "late"), "champion"), (("get", "cycles"), "the first version"), (("get", "cycles", "late"), "promoted"),
+        (("get", "events", "late", "--limit", "2"), "cycle.promoted"), (("explain", "late"), "ratchet pause late"),
+        (("explain", "late", "--replay", "3"), "the same decision"),
+    ],
+)  # fmt: skip
+def test_tables_say_what_there_is(ratchet: Run, args: tuple[str, ...], expected: str) -> None:
+    """Every verb that looks prints a table, and the same as JSON."""
+    code, out, _ = ratchet(*args)
+    assert code == 0
+    assert expected in " ".join(out.split())
+    assert json.loads(ratchet(*args, "-o", "json")[1])
+
+
+def test_explanation_fits_80_columns(ratchet: Run, world: World) -> None:
+    """At 3 a.m. in a small terminal, in every state, no line is longer than 80 columns and the way out is there."""
+    ratchet("trigger", "late", "-r", "x", "-y")
+    world.live()
+    code, out, _ = ratchet("explain", "late")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "ratchet rollback late" in out
+    assert "v2" in out
+
+
+def test_newest_events_come_last(ratchet: Run, world: World) -> None:
+    """Without --after the newest are shown, in order."""
+    told = json.loads(ratchet("get", "events", "-o", "json", "--limit", "3")[1])["events"]
+    last = world.service.events(newest=True, limit=1)[0].seq
+    assert [e["seq"] for e in told] == [last - 2, last - 1, last]
+
+
+# ---------------------------------------------------------------- overrides
+def test_order_is_previewed_asked_and_carried_out(ratchet: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal: preview, question, order, with what was previewed on record."""
+    before = world.state().row_version
+    on_terminal(monkeypatch, "y")
+    code, out, _ = ratchet("trigger", "late", "--reason", "new data")
+    assert code == 0
+    assert "cycle 2, queued" in out
+    assert world.state().cycle is not None
+    event = next(e for e in world.service.events() if e.kind == "override.trigger")
+    assert event.data["previewed"] == before
+    assert event.actor == client.actor()
+
+
+def test_no_means_no(ratchet: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not say yes changes nothing."""
+    on_terminal(monkeypatch, "n")
+    code, _, err = ratchet("pause", "late", "-r", "x")
+    assert (code, world.state().paused) == (1, None)
+    assert "nothing was changed" in err
+
+
+def test_without_a_terminal_yes_must_be_said(ratchet: Run, world: World) -> None:
+    """A script that forgot --yes is refused, not stuck."""
+    code, _, err = ratchet("pause", "late", "-r", "x")
+    assert (code, world.state().paused) == (2, None)
+    assert "--yes" in err
+
+
+def test_dry_run_changes_nothing(ratchet: Run, world: World) -> None:
+    """A dry run prints the preview and leaves no trace."""
+    before = world.state()
+    told = json.loads(ratchet("pin", "late", "-r", "x", "--dry-run", "-o", "json")[1])
+    assert told["row_version"] == before.row_version
+    assert world.state() == before
+
+
+def test_stale_preview_is_refused_with_its_own_code(ratchet: Run, world: World) -> None:
+    """An order that names an outdated state ends with code 4 and changes nothing."""
+    row_version = world.state().row_version
+    assert ratchet("freeze", "late", "-r", "x", "-y")[0] == 0
+    code, _, err = ratchet("pause", "late", "-r", "x", "-y", "--row-version", str(row_version))
+    assert (code, world.state().paused) == (4, None)
+    assert "has changed since the preview" in err
+
+
+def test_model_that_changes_while_somebody_thinks(ratchet: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ordered is what was shown: if the model changes before the answer, the order is refused."""
+    from controller.cli import overrides
+
+    def think(_question: str, *, yes: bool) -> None:
+        world.service.order("late", overrides_order(Verb.FREEZE))
+
+    monkeypatch.setattr(overrides, "confirm", think)
+    code, _, _ = ratchet("pause", "late", "-r", "x")
+    assert (code, world.state().paused) == (4, None)
+
+
+def overrides_order(verb: Verb) -> Any:
+    from controller.overrides import Order
+
+    return Order(verb=verb, actor="bob@desk", reason="meanwhile")
+
+
+def test_all_overrides_are_commands() -> None:
+    """Every verb of the controller can be typed."""
+    assert set(HELP) == {verb.value for verb in Verb}
+
+
+@pytest.mark.parametrize("verb", sorted(HELP))
+def test_reason_is_required(ratchet: Run, verb: str) -> None:
+    """No order without a reason."""
+    code, _, err = ratchet(verb, "late", "--yes")
+    assert code == 2
+    assert "--reason" in err
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject", "abort", "promote", "rollback", "unpin", "unfreeze", "resume"])
+def test_orders_that_make_no_sense_are_refused(ratchet: Run, world: World, verb: str) -> None:
+    """What does not fit the state is refused in words, with code 1, and changes nothing."""
+    before = world.state()
+    code, _, err = ratchet(verb, "late", "-r", "x", "-y")
+    assert (code, world.state()) == (1, before)
+    assert err.startswith("ratchet: ")
+
+
+# ---------------------------------------------------------------- policies
+def test_validate_says_everything_at_once(ratchet: Run, tmp_path: Path) -> None:
+    """Problems of all files, each with its line; code 5."""
+    (tmp_path / "a.yaml").write_text(policy_text().replace("task: binary", "task: binaery"))
+    (tmp_path / "b.yaml").write_text(policy_text("b").replace("cooldown: 2h", "cooldown: 2"))
+    code, _, err = ratchet("validate", str(tmp_path))
+    assert code == 5
+    assert "a.yaml:5: spec.task" in err
+    assert "b.yaml:10: spec.cooldown" in err
+
+
+def test_validate_explains_in_words(ratchet: Run, tmp_path: Path) -> None:
+    """A good file is explained: when triggers fire, what must be passed."""
+    (tmp_path / "a.yaml").write_text(policy_text())
+    code, out, _ = ratchet("validate", str(tmp_path / "a.yaml"))
+    assert code == 0
+    assert "A cycle opens when nothing newer was trained on" in out
+
+
+def test_apply_asks_before_it_ends_a_cycle(ratchet: Run, world: World, tmp_path: Path) -> None:
+    """A changed policy that would end an open cycle needs a yes; created, unchanged and updated are said."""
+    file = tmp_path / "new.yaml"
+    file.write_text(policy_text("new"))
+    world.jobs.automatic = False
+    assert ratchet("apply", str(file))[1] == "new created\n"
+    assert ratchet("apply", str(file))[1] == "new unchanged\n"
+    world.live("new")
+    file.write_text(policy_text("new", approval="required"))
+    assert ratchet("apply", str(file))[0] == 2
+    assert ratchet("apply", str(file), "--dry-run")[1] == "new would be updated; cycle 1 is superseded\n"
+    assert world.state("new").cycle is not None
+    assert ratchet("apply", str(file), "--yes")[1] == "new updated; cycle 1 is superseded\n"
+    assert world.state("new").cycle is None
+
+
+def test_apply_refuses_bad_files_before_anything_is_sent(ratchet: Run, world: World, tmp_path: Path) -> None:
+    """One bad file among good ones: code 5, nothing applied."""
+    (tmp_path / "good.yaml").write_text(policy_text("good"))
+    (tmp_path / "bad.yaml").write_text("apiVersion: nonsense\n")
+    assert ratchet("apply", str(tmp_path))[0] == 5
+    assert [m.name for m in world.service.models()] == ["late"]
+
+
+def test_delete_forgets_the_model(ratchet: Run, world: World) -> None:
+    """Deletion needs a yes and a reason."""
+    assert ratchet("delete", "late", "-r", "x")[0] == 2
+    assert ratchet("delete", "late", "-r", "x", "--yes")[0] == 0
+    assert world.service.models() == []
+
+
+def test_schema_is_json(ratchet: Run) -> None:
+    """What is printed is a JSON Schema document."""
+    assert json.loads(ratchet("schema")[1])["$schema"].startswith("https://json-schema.org")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["0", "1"], "binary"),
+        (["a", "b", "c"], "multiclass"),
+        (["1.5", "2.25", "7"], "regression"),
+        (["yes", "no", ""], "binary"),
+    ],
+)
+def test_init_writes_a_policy_that_validates(ratchet: Run, tmp_path: Path, labels: list[str], task: str) -> None:
+    """From a CSV file alone: the task inferred, the result valid."""
+    data = tmp_path / "rows.csv"
+    data.write_text("at,x,late\n" + "".join(f"2026-01-01,1,{label}\n" for label in labels * 3))
+    file = tmp_path / "late.yaml"
+    code, out, _ = ratchet("init", "late", "--from", str(data), "--label", "late", "--time", "at", "-w", str(file))
+    assert code == 0, out
+    assert f"task: {task}" in file.read_text()
+    assert "path: rows.csv" in file.read_text()
+    assert ratchet("validate", str(file))[0] == 0
+    assert ratchet("init", "late", "--from", str(data), "--label", "late", "-w", str(file))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "expected"),
+    [
+        ("a,b\n1,2\n", "c", "no column 'c'; it has a, b"), ("a,b\n1,2\n1,3\n", "a", "fewer than two different values"),
+        ("", "a", "no column 'a'"), ("a\n\x00\n\xff", "a", ""), ("a,b\n,\nNaN,\n", "a", "fewer than two"),
+    ],
+)  # fmt: skip
+def test_init_names_what_is_wrong_with_the_data(
+    ratchet: Run, tmp_path: Path, text: str, label: str, expected: str
+) -> None:
+    """A wrong column or useless labels: code 2, naming them."""
+    data = tmp_path / "rows.csv"
+    data.write_bytes(text.encode("latin-1"))
+    code, _, err = ratchet("init", "late", "--from", str(data), "--label", label)
+    assert code == 2
+    assert expected in err
+    assert ratchet("init", "late", "--from", str(tmp_path / "none.csv"), "--label", label)[0] == 2
+
+
+# ---------------------------------------------------------------- the edges
+def test_no_daemon_is_said_with_its_own_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 3 when no daemon ever ran, when nothing listens, and when something else answers."""
+    for name in ("RATCHET_SERVER", "RATCHET_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = run(capsys, monkeypatch, "--home", str(tmp_path), "get", "models")
+    assert code == 3
+    assert "ratchet daemon" in err
+    code, _, err = run(capsys, monkeypatch, "--server", "http://127.0.0.1:1", "get", "models")
+    assert code == 3
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "daemon.json").write_text("{")
+    assert run(capsys, monkeypatch, "--home", str(tmp_path), "get", "models")[0] == 3
+    assert run(capsys, monkeypatch, "--server", "ftp://x", "get", "models")[0] == 2
+
+
+def test_wrong_token_is_said(ratchet: Run) -> None:
+    """A token that the daemon does not accept: code 1 and how to give another."""
+    code, _, err = ratchet("--token", "wrong", "get", "models")
+    assert code == 1
+    assert "--token" in err
+
+
+def test_unknown_model_is_refused(ratchet: Run) -> None:
+    """A model that is not there: code 1, naming it, and where to look; odd names cannot break out of the path."""
+    for name in ("nope", "../../healthz", "a/b", "ü"):
+        code, _, _ = ratchet("explain", name)
+        assert code == 1
+
+
+def _process(world_url: str, *args: str, **env: str) -> subprocess.Popen[bytes]:
+    surroundings = {**os.environ, "RATCHET_SERVER": world_url, "RATCHET_TOKEN": TOKEN, **env}
+    command = [sys.executable, "-m", "controller.cli.main", *args]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )  # fmt: skip
+
+
+def test_watch_prints_lines_in_a_pipe_and_survives_its_reader(world: World) -> None:
+    """Each event is a line as it happens; when the reader leaves, the command ends quietly."""
+    with served(world) as url:
+        watching = _process(url, "watch", "--after", "0")
+        assert watching.stdout is not None
+        assert b"policy.applied" in watching.stdout.readline()
+        watching.stdout.close()
+        world.service.order("late", overrides_order(Verb.PAUSE))
+        for _ in range(3):  # a pipe notices that nobody reads when it is written to
+            world.service.order("late", overrides_order(Verb.RESUME))
+            world.service.order("late", overrides_order(Verb.PAUSE))
+        assert watching.wait(20) == 1
+        assert watching.stderr is not None
+        assert watching.stderr.read() == b""
+        watching.stderr.close()
+
+
+def test_plain_terminals_get_plain_characters(world: World) -> None:
+    """In ASCII, and with NO_COLOR, nothing fails and no escape sequence is printed."""
+    with served(world) as url:
+        for args in (("explain", "late"), ("get", "models"), ("pause", "late", "-r", "naïve", "--dry-run")):
+            process = _process(url, *args, PYTHONIOENCODING="ascii", NO_COLOR="1", FORCE_COLOR="", PYTHONUTF8="0")
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 0, err
+            assert out.isascii()
+            assert b"\x1b" not in out
+
+
+def test_help_is_quick_and_loads_no_heavy_library() -> None:
+    """Nothing of the daemon, the web or machine learning is imported to say what there is."""
+    probe = (
+        "import sys, controller.cli.main as m\n"
+        "heavy = {'httpx', 'litestar', 'sqlalchemy', 'pydantic', 'numpy', 'pandas', 'sklearn', 'pyarrow', 'rich', 'ruamel'}\n"
+        "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
