@@ -87,6 +87,8 @@ class Demo:
             finally:
                 self._story.look()
                 self._ratchet.shutdown()
+        self._options.report.mkdir(parents=True, exist_ok=True)
+        screen.save_picture(self._options.report / "terminal.svg")
         return self._summarise(traffic)
 
     # ------------------------------------------------------------ acts

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +19,8 @@ from demo.scores import Point
 from demo.story import View
 
 PHASES = ("preparing", "tuning", "training", "judging", "packaging", "rolling_out", "baking")
+PICTURE_AFTER_WEEKS = 16
+"""The picture that is kept is taken late enough for there to be something to see."""
 BARS = "▁▂▃▄▅▆▇█"
 GOOD, BAD, NEW, QUIET = "green", "red", "cyan", "dim"
 STYLES = {
@@ -34,7 +38,7 @@ class Screen:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         self._seen = 0
-        self._last_sentence = ""
+        self._picture: RenderableType | None = None
 
     def __enter__(self) -> Screen:
         if self._live:
@@ -62,7 +66,6 @@ class Screen:
     ) -> None:
         if self._live is None:
             self._print_lines(view)
-            return
         head = Text.assemble(
             (f" {now:%a %d %b %Y} ", "bold reverse"), f"  {days_per_s:.1f} days a second   {elapsed_s:.0f} s   requests {sent:,}  ",
             (f"failed {failed}", BAD if failed else GOOD),
@@ -70,7 +73,18 @@ class Screen:
         body = Group(
             head, _versions(view.model), _scores(points), _phase(view), _sentence(view.model), _events(view.events)
         )
-        self._live.update(Panel(body, title="Ratchet · flight-late", border_style="blue"))
+        frame = Panel(body, title="Ratchet · flight-late", border_style="blue")
+        if self._live is not None:
+            self._live.update(frame)
+        if view.phase == "rolling_out" and len(points) > PICTURE_AFTER_WEEKS:
+            self._picture = frame
+
+    def save_picture(self, path: Path) -> None:
+        """The last frame of a rollout, as SVG."""
+        if self._picture is not None:
+            canvas = Console(record=True, width=120, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+            canvas.print(self._picture)
+            canvas.save_svg(str(path), title="make demo")
 
     def _print_lines(self, view: View) -> None:
         for event in view.events[self._seen :]:

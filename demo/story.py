@@ -13,7 +13,7 @@ from typing import Any
 from demo.simclock import SimClock
 from demo.system import DemoError, Ratchet
 from demo.traffic import Traffic
-from demo.upstream import Fault, Warehouse, inverted_labels, shuffled_labels
+from demo.upstream import Fault, Warehouse, inverted_labels, unrelated_labels
 
 MODEL = "flight-late"
 HEAVY = frozenset({"queued", "preparing", "tuning", "training", "judging", "packaging"})
@@ -63,7 +63,7 @@ class Story:
         self.killed_in: int | None = None
         self.kills = 0
         self.poisonings = [
-            Poisoning("labels shuffled by a wrong join", shuffled_labels, datetime(2013, 5, 20, tzinfo=UTC)),
+            Poisoning("labels of other flights, by a wrong join", unrelated_labels, datetime(2013, 5, 20, tzinfo=UTC)),
             Poisoning("labels inverted", inverted_labels, datetime(2013, 9, 10, tzinfo=UTC)),
         ]
         self._clock = clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,13 +16,15 @@ from demo.flights import LABEL, TIME
 WRITTEN_AFTER = timedelta(days=2)
 """A day's file is written when all its flights have long arrived."""
 
+USUAL_LATE = 0.25
+
 Fault = Callable[[pd.DataFrame], pd.DataFrame]
 
 
-def shuffled_labels(rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels joined to the wrong rows: nothing can be learnt from them."""
-    labels = np.random.default_rng(13).permutation(rows[LABEL].to_numpy())
-    return rows.assign(**{LABEL: labels})
+def unrelated_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels joined from other days: the usual share of late flights, but nothing can be learnt from them."""
+    rng = np.random.default_rng(zlib.crc32(str(rows[TIME].iloc[0]).encode()))
+    return rows.assign(**{LABEL: (rng.random(len(rows)) < USUAL_LATE).astype(int)})
 
 
 def inverted_labels(rows: pd.DataFrame) -> pd.DataFrame:
