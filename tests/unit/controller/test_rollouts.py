@@ -1,0 +1,338 @@
+"""Rolling out and baking: evidence moves forward, missing evidence pauses, bad evidence goes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from controller_states import (
+    DAY,
+    HOUR,
+    MINUTE,
+    NOW,
+    compared,
+    look,
+    measured,
+    newborn,
+    policy,
+    serving,
+    state,
+    with_cycle,
+)
+
+from controller.decide import Snapshot, decide
+from controller.draft import Decision
+from controller.rollouts import ERROR_WINDOW
+from controller.state import ModelState, Outcome, Phase, VersionStatus
+from deployers.target import ReplicaState, ReplicaStatus
+from policies.signals import Comparison
+
+
+def rolling(step: int = 0, since: datetime | None = None, **changes: Any) -> ModelState:
+    """v3 at a step of the rollout, in force since then."""
+    made = state(Phase.ROLLING_OUT)
+    return with_cycle(made, step=step, step_since=since, traffic_since=since and NOW - 2 * HOUR, **changes)
+
+
+def baking(**changes: Any) -> ModelState:
+    return with_cycle(state(Phase.BAKING), traffic_since=NOW - 2 * HOUR, **changes)
+
+
+def seen(made: ModelState, comparison: Comparison | None = None, **replicas: ReplicaStatus) -> Snapshot:
+    return look(made, target=serving(made, **replicas), observation=measured(made, 0.9, comparison))
+
+
+def traffic(decision: Decision) -> tuple[dict[int, float], int | None]:
+    plan = decision.after.plan
+    assert plan is not None
+    return dict(plan.weights), plan.shadow
+
+
+# ---------------------------------------------------------------- forward
+def test_a_step_counts_from_when_it_is_in_force() -> None:
+    """Asking for traffic is not having it."""
+    made = rolling()
+    waiting = decide(look(made, target=serving(made, generation=3)), NOW)
+    assert not waiting.changed or waiting.after.cycle == replace(made.cycle, **counters(waiting))  # type: ignore[arg-type]
+    assert waiting.sentence.startswith("v3 at shadow (step 1 of 4): waits for its traffic to be in force; gives up at")
+    reached = decide(seen(made), NOW)
+    assert reached.sentence == "v3 at shadow (step 1 of 4): in force, holds for 30m"
+    assert reached.after.cycle is not None
+    assert (reached.after.cycle.step_since, reached.after.cycle.traffic_since) == (NOW, NOW)
+
+
+def counters(decision: Decision) -> dict[str, Any]:
+    after = decision.after.cycle
+    assert after is not None
+    return {"counts": after.counts, "counts_since": after.counts_since}
+
+
+def test_it_says_what_it_waits_for() -> None:
+    """Target away, replicas starting, replicas missing: each has its words."""
+    made = rolling()
+    starting = ReplicaStatus(state=ReplicaState.STARTING, reason="0 of 1 replicas ready")
+    away = decide(look(made, target=None, target_error="the router does not answer"), NOW)
+    assert "waits for the target (the router does not answer)" in away.sentence
+    slow = decide(look(made, target=serving(made, generation=3, v3=starting)), NOW)
+    assert "waits for its replicas (0 of 1 replicas ready)" in slow.sentence
+    none = replace(serving(made, generation=3), replicas={})
+    assert "waits for its replicas (not started yet)" in decide(look(made, target=none), NOW).sentence
+
+
+def test_shadow_step_passes_after_its_hold() -> None:
+    """Live answers are compared from the first weight on; a shadow need only run without failing."""
+    made = rolling(0, NOW - 30 * MINUTE)
+    decision = decide(seen(made), NOW)
+    assert decision.sentence == "v3 goes from shadow to 10%; not compared yet"
+    assert traffic(decision) == ({2: 90.0, 3: 10.0}, None)
+    early = decide(seen(rolling(0, NOW - 29 * MINUTE)), NOW)
+    assert early.sentence == "v3 at shadow (step 1 of 4): holds for 1m more; not compared yet"
+    assert traffic(early) == ({2: 100.0}, 3)
+
+
+def test_every_step_gives_the_traffic_that_the_policy_says() -> None:
+    """Shadow, 10 %, 50 %, 100 %, and then champion: each after its hold and with evidence."""
+    made, now, weights = rolling(), NOW, []
+    for _ in range(12):
+        observed = measured(made, 0.9, compared(at=now))
+        made = decide(look(made, target=serving(made), observation=observed), now).after
+        assert made.plan is not None
+        weights.append(made.plan.weights.get(3, 0))
+        now += 61 * MINUTE
+        if made.champion == 3:
+            break
+    assert sorted(set(weights)) == [0, 10, 50, 100]
+    assert weights == sorted(weights)
+    assert made.champion == 3
+    assert made.previous == 2
+    assert made.cycle is not None
+    assert made.cycle.phase is Phase.BAKING
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        (None, "its answers have not been compared with the champion's yet"),
+        (compared(rows=19), "only 19 of its answers can be compared so far, of 20 needed"),
+        (compared(at=NOW - 2 * HOUR), "have not been compared with the champion's since this step began"),
+    ],
+)
+def test_missing_evidence_pauses_a_step(comparison: Comparison | None, words: str) -> None:
+    """Unknown promotes nothing (invariant 4): the step stays, and says until when."""
+    made = rolling(1, NOW - HOUR)
+    decision = decide(seen(made, comparison), NOW)
+    assert traffic(decision) == traffic(decide(seen(made, comparison), NOW - MINUTE))
+    assert "v3 at 10% (step 2 of 4): pauses, because" in decision.sentence
+    assert words in decision.sentence
+    assert "gives the traffic back at 2026-03-02 12:00" in decision.sentence
+
+
+def test_stale_evidence_pauses_a_step() -> None:
+    """An old comparison says nothing about now."""
+    made = rolling(1, NOW - 9 * HOUR)
+    decision = decide(seen(with_cycle(made, traffic_since=NOW - DAY), compared(at=NOW - 7 * HOUR)), NOW)
+    assert "pauses, because the newest comparison is from 2026-03-01 05:00" in decision.sentence
+
+
+def test_a_comparison_of_other_versions_is_none() -> None:
+    """Evidence counts for the two versions it was taken of, since their rollout began."""
+    made = rolling(1, NOW - HOUR)
+    for observed in (
+        replace(measured(made, 0.9, compared("worse")), baseline=1),
+        replace(measured(made, 0.9, compared("worse")), challenger=1),
+        measured(made, 0.9, compared("worse", at=NOW - 3 * HOUR)),
+    ):
+        decision = decide(look(made, observation=observed), NOW)
+        assert decision.closed is None
+        assert "not been compared" in decision.sentence
+
+
+def test_no_evidence_is_asked_for_where_the_owner_wants_none() -> None:
+    """`min_labelled_rows: 0` moves on time alone."""
+    follow = policy(rollout={"steps": [{"10%": "1h"}, "100%"], "min_labelled_rows": 0})
+    made = with_cycle(state(Phase.ROLLING_OUT, follow=follow), step_since=NOW - HOUR, traffic_since=NOW - HOUR)
+    assert traffic(decide(look(made), NOW)) == ({3: 100.0}, None)
+
+
+# ---------------------------------------------------------------- the target away
+def test_time_in_which_traffic_was_not_seen_does_not_count() -> None:
+    """A hold of an hour is an hour of traffic, not of silence."""
+    made = rolling(1, NOW - 50 * MINUTE)
+    blind = decide(look(made, target=None), NOW).after
+    assert blind.cycle is not None
+    assert blind.cycle.blind_since == NOW
+    assert decide(look(blind, target=None), NOW + HOUR).after == blind
+    later = NOW + 2 * HOUR
+    back = decide(look(blind, observation=measured(blind, 0.9, compared(at=later))), later)
+    assert back.after.cycle is not None
+    assert (back.after.cycle.step, back.after.cycle.blind_since) == (1, None)
+    assert "holds for 10m more" in back.sentence
+
+
+def test_a_bake_that_nobody_could_watch_does_not_end() -> None:
+    """'Nothing spoke against it' is said only of what could speak (invariant 4)."""
+    made = baking(phase_since=NOW - 3 * HOUR)
+    blind = decide(look(made, target=None, target_error="no route"), NOW).after
+    late = decide(look(blind, target=None, target_error="no route"), NOW + DAY)
+    assert late.after.cycle is not None
+    assert "cannot be watched: waits for the target (no route)" in late.sentence
+    back = decide(look(blind), NOW + DAY)
+    assert back.after.cycle is not None
+    assert back.sentence == "v3 is champion, watched until 2026-03-02 13:00"
+    assert decide(look(back.after), NOW + DAY + HOUR).closed is not None
+
+
+# ---------------------------------------------------------------- the deadline
+def test_at_the_deadline_the_traffic_goes_back() -> None:
+    """Unknown for too long is given up: the champion gets everything (invariant 4), and nobody is quarantined for it."""
+    for made in (rolling(1, NOW - HOUR), rolling(0)):
+        for target in (serving(made), None):
+            decision = decide(look(made, target=target), NOW + DAY)
+            assert decision.closed is not None
+            assert decision.closed.outcome is Outcome.INCONCLUSIVE
+            assert traffic(decision) == ({2: 100.0}, None)
+            assert decision.after.versions[3].status is VersionStatus.CANDIDATE
+
+
+# ---------------------------------------------------------------- back
+WORSE = compared("worse")
+BROKEN = ReplicaStatus(state=ReplicaState.FAILED, reason="it exited with code 1")
+ERRORS = ReplicaStatus(state=ReplicaState.READY, requests=100, errors=5)
+SHADOW_ERRORS = ReplicaStatus(state=ReplicaState.READY, shadow_requests=50, shadow_errors=5)
+
+
+@pytest.mark.parametrize("made", [rolling(0, NOW), rolling(1, NOW), rolling(3, NOW), baking()])
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        ({"comparison": WORSE}, "compared on 1000 rows: worse"),
+        ({"v3": BROKEN}, "v3 does not run: it exited with code 1"),
+        ({"v3": ERRORS}, "v3 failed 5 of 100 requests, more than 2.0%"),
+        ({"v3": SHADOW_ERRORS}, "v3 failed 5 of 50 shadow requests, more than 2.0%"),
+    ],
+)
+def test_bad_evidence_rolls_back_at_once(made: ModelState, evidence: dict[str, Any], words: str) -> None:
+    """In shadow, canary, at 100 % and in the bake: one move gives everything to the version before, and bans the challenger."""
+    decision = decide(seen(made, **evidence), NOW)
+    assert decision.closed is not None
+    assert decision.closed.outcome is Outcome.ROLLED_BACK
+    assert decision.sentence == f"rolled back: {words}; v2 serves, v3 is quarantined"
+    assert traffic(decision) == ({2: 100.0}, None)
+    assert decision.after.champion == 2
+    assert decision.after.versions[3].status is VersionStatus.QUARANTINED
+    assert decision.after.versions[2].status is VersionStatus.CHAMPION
+    assert [n.kind for n in decision.notices] == ["cycle.rolled_back"]
+
+
+def test_few_errors_are_no_pattern() -> None:
+    """Four errors of ten requests decide nothing yet."""
+    made = rolling(1, NOW)
+    few = ReplicaStatus(state=ReplicaState.READY, requests=10, errors=4)
+    assert decide(seen(made, v3=few), NOW).closed is None
+    rare = ReplicaStatus(state=ReplicaState.READY, requests=1000, errors=20)
+    assert decide(seen(made, v3=rare), NOW).closed is None
+
+
+def test_a_sudden_failure_is_not_diluted_by_a_long_good_past() -> None:
+    """After a million good answers, a burst is judged against the requests of the latest minutes."""
+    good = ReplicaStatus(state=ReplicaState.READY, requests=1_000_000, errors=10)
+    made = decide(seen(baking(), v3=good), NOW).after
+    assert made.cycle is not None
+    assert (made.cycle.counts["requests"], made.cycle.counts_since) == (1_000_000, NOW)
+    burst = replace(good, requests=1_000_200, errors=110)
+    decision = decide(seen(made, v3=burst), NOW + MINUTE)
+    assert decision.closed is not None
+    assert "v3 failed 100 of 200 latest requests" in decision.sentence
+    calm = decide(seen(made, v3=replace(good, requests=1_000_900)), NOW + ERROR_WINDOW).after
+    assert calm.cycle is not None
+    assert calm.cycle.counts["requests"] == 1_000_900
+
+
+def test_counters_that_began_again_are_counted_anew() -> None:
+    """A restarted replica starts at nought; the difference to before means nothing."""
+    made = baking(counts={"requests": 900, "errors": 90, "shadow_requests": 0, "shadow_errors": 0}, counts_since=NOW)
+    fresh = ReplicaStatus(state=ReplicaState.READY, requests=50, errors=0)
+    after = decide(seen(made, v3=fresh), NOW + MINUTE)
+    assert after.closed is None
+    assert after.after.cycle is not None
+    assert after.after.cycle.counts["requests"] == 50
+
+
+def test_a_challenger_that_never_served_has_failed_not_been_rolled_back() -> None:
+    """It took nothing from the champion; it is quarantined all the same."""
+    made = rolling()
+    broken = serving(made, generation=3, v3=BROKEN)
+    decision = decide(look(made, target=broken), NOW)
+    assert decision.closed is not None
+    assert decision.closed.outcome is Outcome.FAILED
+    assert decision.sentence == "not rolled out: v3 does not run: it exited with code 1; v2 serves"
+    assert decision.after.versions[3].status is VersionStatus.QUARANTINED
+
+
+def test_traffic_that_was_in_force_unseen_makes_it_a_rollback() -> None:
+    """The controller may have died between moving the traffic and seeing it move."""
+    follow = policy(rollout={"steps": [{"10%": "1h"}, "100%"]})
+    made = state(Phase.ROLLING_OUT, follow=follow)
+    decision = decide(look(made, target=serving(made, v3=ERRORS)), NOW)
+    assert decision.closed is not None
+    assert decision.closed.outcome is Outcome.ROLLED_BACK
+
+
+# ---------------------------------------------------------------- the first version
+def test_the_first_version_serves_as_soon_as_it_is_ready() -> None:
+    """There is nobody to compare it with, and a model that serves nothing helps no one."""
+    made = newborn(Phase.ROLLING_OUT)
+    decision = decide(look(made), NOW)
+    assert decision.after.champion == 1
+    assert decision.after.previous is None
+    assert decision.closed is not None
+    assert decision.closed.outcome is Outcome.PROMOTED
+    assert decision.sentence == "v1 serves: the first version"
+
+
+@pytest.mark.parametrize("replica", [BROKEN, ERRORS])
+def test_a_first_version_that_fails_is_given_up(replica: ReplicaStatus) -> None:
+    """There is nothing to go back to, in force or not; the next cycle tries anew."""
+    made = newborn(Phase.ROLLING_OUT)
+    for generation in (0, None):
+        decision = decide(look(made, target=serving(made, generation=generation, v1=replica)), NOW)
+        assert decision.closed is not None
+        assert decision.closed.outcome is Outcome.FAILED
+        assert decision.after.versions[1].status is VersionStatus.QUARANTINED
+        assert traffic(decision) == ({}, None)
+
+
+def test_a_first_version_that_never_gets_ready_is_given_up_at_the_deadline() -> None:
+    """Nothing serves, and that is said; it is quarantined so that the same image is not tried for ever."""
+    made = newborn(Phase.ROLLING_OUT)
+    decision = decide(look(made, target=None), NOW + DAY)
+    assert decision.sentence == "v1 did not serve within 1d; no version serves"
+    assert decision.after.plan is not None
+    assert not decision.after.plan.weights
+
+
+# ---------------------------------------------------------------- baking
+def test_a_bake_without_complaints_ends_in_promotion() -> None:
+    """The version before stays warm until then, and is let go after."""
+    made = baking()
+    assert made.plan is not None
+    assert made.plan.digests.keys() == {2, 3}
+    still = decide(seen(made, compared()), NOW + 4 * HOUR - MINUTE)
+    assert still.closed is None
+    done = decide(seen(made, compared()), NOW + 4 * HOUR)
+    assert done.closed is not None
+    assert done.closed.outcome is Outcome.PROMOTED
+    assert done.sentence == "v3 stays: nothing spoke against it in 4h"
+    assert done.after.plan is not None
+    assert done.after.plan.digests.keys() == {3}
+
+
+def test_a_policy_with_fewer_steps_stays_inside_them() -> None:
+    """A step index beyond the steps (edited meanwhile) is the last one, not an error."""
+    follow = policy(rollout={"steps": ["100%"]})
+    made = replace(state(Phase.ROLLING_OUT, follow=follow))
+    made = replace(made, cycle=replace(made.cycle, step=3, step_since=NOW, traffic_since=NOW))  # type: ignore[type-var]
+    decision = decide(look(made, observation=measured(made, 0.9, compared())), NOW)
+    assert decision.after.champion == 3
