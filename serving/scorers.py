@@ -6,6 +6,7 @@ entrypoint is the owner's Python: both are programs, which run with this process
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -75,15 +76,20 @@ def _tensorflow_scorer(
     import tensorflow as tf
 
     path = folder / predictor.saved_model
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):  # threads cannot be limited once TensorFlow was used in this process
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     try:
         loaded = tf.saved_model.load(str(path))
-        serve = getattr(loaded, "serve", None) or loaded.signatures["serving_default"]
+        direct = hasattr(loaded, "serve")
+        if not direct:
+            loaded.signatures["serving_default"]
     except Exception as error:
         raise ModelFolderError(f"{path}: is no SavedModel that can be served: {brief(error)}") from error
 
     def score(columns: Columns) -> Any:
+        # `loaded` is named in here, not only its function: it alone keeps the variables alive
+        serve = loaded.serve if direct else loaded.signatures["serving_default"]
         answer = serve(tf.constant(np.asarray(prepare(columns), dtype=np.float32)))
         if isinstance(answer, dict):
             (answer,) = answer.values()

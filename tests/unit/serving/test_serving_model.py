@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -11,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving_rig import fitted, json_rows, rows, write_model, write_multiclass, write_regression
+from serving_rig import PROJECT, fitted, json_rows, manifest, rows, write_model, write_multiclass, write_regression
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.preprocessing import FunctionTransformer
 
 from serving import estimators
 from serving.estimators import load_skops
-from serving.manifest import ModelFolderError
+from serving.manifest import ModelFolderError, parse_manifest
 from serving.model import Model, PredictionError, load_model
+from serving.runtime.replica import is_fork_safe
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +256,58 @@ def test_code_that_cannot_be_loaded_is_named(tmp_path: Path, module: str, source
     with pytest.raises(ModelFolderError, match=said) as caught:
         load_model(write_entrypoint(tmp_path, module, source))
     assert module in str(caught.value)
+
+
+# ---------------------------------------------------------------- TensorFlow
+TENSORFLOW = """
+import sys
+from pathlib import Path
+import numpy as np
+import skops.io
+import tensorflow as tf
+from serving_rig import json_rows, preprocessing, rows, write_model
+from serving.model import load_model
+
+folder = Path(sys.argv[1])
+prepare = preprocessing().fit(rows(300))
+width = prepare.transform(rows(3)).shape[1]
+module = tf.Module()
+module.weights = tf.Variable(np.linspace(-1, 1, width, dtype=np.float32)[:, None])
+signature = [tf.TensorSpec((None, width), tf.float32)]
+module.serve = tf.function(lambda matrix: tf.nn.sigmoid(tf.matmul(matrix, module.weights)), input_signature=signature)
+write_model(folder, predictor={"kind": "tensorflow", "saved_model": "saved_model", "preprocessor": "preprocessor.skops"})
+skops.io.dump(prepare, folder / "preprocessor.skops")
+tf.saved_model.save(module, str(folder / "saved_model"))
+wanted = 1 / (1 + np.exp(-prepare.transform(rows(20)) @ module.weights.numpy()[:, 0]))
+del module
+
+model = load_model(folder)
+asked = model.predict(model.schema.columns([model.schema.row(r, i) for i, r in enumerate(json_rows(20))]))
+np.testing.assert_allclose(asked, wanted, rtol=1e-5)
+(folder / "saved_model" / "saved_model.pb").write_bytes(b"torn")
+try:
+    load_model(folder)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_saved_model_is_served_behind_its_preprocessor(tmp_path: Path) -> None:
+    """Scores are what the graph gives for the prepared rows; a torn graph is refused by name. In a process of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{Path(__file__).parent}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", TENSORFLOW, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"ModelFolderError {tmp_path}/saved_model: is no SavedModel that can be served: ")
+
+
+def test_only_what_survives_a_fork_is_loaded_before_it() -> None:
+    """TensorFlow, an owner's code, and anything with threads of OpenMP are loaded by each worker for itself."""
+    sklearn = parse_manifest(json.dumps(manifest()).encode(), Path("model.json"))
+    predictor = {"kind": "tensorflow", "saved_model": "s", "preprocessor": "p"}
+    tensorflow = parse_manifest(json.dumps(manifest(predictor=predictor)).encode(), Path("model.json"))
+    one = {"OMP_NUM_THREADS": "1"}
+    assert is_fork_safe(sklearn, one)
+    assert not is_fork_safe(sklearn, {"OMP_NUM_THREADS": "4"})
+    assert not is_fork_safe(tensorflow, one)

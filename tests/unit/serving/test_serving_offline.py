@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from serving_rig import PROJECT, fitted, json_rows, rows, write_model, write_multiclass
 
-from serving import offline
+from serving import offline, predict
 from serving.frame import to_frame
 from serving.model import load_model
 from serving.offline import score_file, time_rows
@@ -53,7 +53,9 @@ def test_a_file_is_scored_with_latencies(tmp_path: Path) -> None:
         ("column", "column 'age' (large_string) is not numeric"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, damage: str, said: str) -> None:
+def test_bad_input_is_one_sentence_and_status_2(
+    tmp_path: Path, damage: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A damaged file, model folder or column ends with status 2, names itself on stderr, and writes nothing."""
     model, source = write_model(tmp_path / "model"), tmp_path / "rows.parquet"
     table = rows(5)
@@ -64,10 +66,10 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, damage: str, sai
         source.write_bytes(source.read_bytes()[:-20])
     if damage == "model":
         (model / "model.json").write_text("{")
-    done = run(model, source, tmp_path / "out.npz")
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    options = ["--model-dir", str(model), "--input", str(source), "--output", str(tmp_path / "out.npz")]
+    monkeypatch.setattr(sys, "argv", ["serving.predict", *options])
+    assert predict.main() == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out.npz").exists()
 
 

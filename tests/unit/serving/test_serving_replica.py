@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ class Load:
 
     def __init__(self, target: Replica, clients: int = 4) -> None:
         self._target = target
+        self._prefix = secrets.token_hex(4)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.predicted: set[str] = set()
@@ -49,7 +51,7 @@ class Load:
         number = 0
         while not self._stop.is_set():
             number += 1
-            ids = [f"{client}-{number}-{i}" for i in range(3)]
+            ids = [f"{self._prefix}-{client}-{number}-{i}" for i in range(3)]
             try:
                 body = {"instances": json_rows(3, seed=number % 5), "ids": ids}
                 status, answer = self._target.post("/v1/models/shop:predict", body)
@@ -76,10 +78,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("shop"))
 
 
-@pytest.fixture
-def served(model_dir: Path, tmp_path: Path) -> Iterator[Replica]:
-    """A replica of two workers, ready."""
-    with replica(model_dir, tmp_path, "--workers", "2", "--rotate-rows", "40") as made:
+@pytest.fixture(scope="module")
+def standing(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """A replica of two workers that several tests use, and leave serving."""
+    with replica(model_dir, tmp_path_factory.mktemp("standing"), "--workers", "2", "--rotate-rows", "40") as made:
         yield made.wait_ready()
 
 
@@ -92,17 +94,17 @@ def on_record(target: Replica, load: Load) -> None:
     assert len(load.predicted) > 30
 
 
-def test_a_killed_worker_is_replaced_and_loses_nothing_acknowledged(served: Replica) -> None:
+def test_a_killed_worker_is_replaced_and_loses_nothing_acknowledged(standing: Replica) -> None:
     """kill -9 of a worker under load: another takes its place on the same port, and every acknowledged id is in the log."""
-    before = served.workers()
-    with Load(served) as load:
+    before = standing.workers()
+    with Load(standing) as load:
         wait_until(lambda: len(load.predicted) > 60)
         os.kill(before[0], signal.SIGKILL)
-        wait_until(lambda: len(served.workers()) == 2 and before[0] not in served.workers())
+        wait_until(lambda: len(standing.workers()) == 2 and before[0] not in standing.workers())
         count = len(load.predicted)
         wait_until(lambda: len(load.predicted) > count + 60)
-    assert served.process.poll() is None
-    on_record(served, load)
+    assert standing.process.poll() is None
+    on_record(standing, load)
 
 
 def test_a_killed_replica_loses_nothing_acknowledged(model_dir: Path, tmp_path: Path) -> None:
@@ -122,13 +124,14 @@ def test_a_killed_replica_loses_nothing_acknowledged(model_dir: Path, tmp_path: 
     on_record(first, load)
 
 
-def test_workers_end_when_their_parent_is_killed(served: Replica) -> None:
+def test_workers_end_when_their_parent_is_killed(model_dir: Path, tmp_path: Path) -> None:
     """Nobody is left on the port after the parent died: the workers drain and end by themselves."""
-    workers = served.workers()
-    served.predict(json_rows(1), ids=["a"])
-    served.process.kill()
-    served.process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and _runs(pid) for pid in workers))
+    with replica(model_dir, tmp_path, "--workers", "2") as served:
+        workers = served.wait_ready().workers()
+        served.predict(json_rows(1), ids=["a"])
+        served.process.kill()
+        served.process.wait()
+        wait_until(lambda: not any(_runs(pid) for pid in workers))
     assert [row["id"] for row in logged(served.log_dir)] == ["a"]
     assert not list((served.log_dir / "predictions").glob("*.jsonl"))
 
@@ -148,49 +151,56 @@ def test_sigterm_answers_what_was_taken_and_closes_the_log(model_dir: Path, tmp_
             wait_until(lambda: len(load.predicted) > 60)
             served.process.terminate()
             assert served.process.wait(20) == 0
-    assert all("refused" in failure or "reset" in failure.lower() for failure in load.failures), load.failures
+    assert not [failure for failure in load.failures if failure[0].isdigit()], "only connections not taken may fail"
     on_record(served, load)
     assert not list((served.log_dir / "predictions").glob("*.jsonl"))
 
 
-def test_a_full_disk_stops_labels_but_not_predictions(served: Replica) -> None:
+def test_a_full_disk_stops_labels_but_not_predictions(standing: Replica) -> None:
     """Without room for the log predictions are answered, marked and counted; labels are refused; both recover."""
-    served.predict(json_rows(1), ids=["before"])
-    for pid in served.workers():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    standing.predict(json_rows(1), ids=["disk-before"])
+    failed = {kind: total(standing, "ratchet_log_failures_total", f'kind="{kind}"') for kind in ("prediction", "label")}
+    limit_files(standing, 0)
     for i in range(8):
-        assert served.predict(json_rows(1), ids=[f"unlogged-{i}"])["ids"] == [f"unlogged-{i}"]
-        status, body = served.post("/v1/models/shop/feedback", {"labels": [{"id": "before", "label": 1}]})
+        assert standing.predict(json_rows(1), ids=[f"disk-unlogged-{i}"])["ids"] == [f"disk-unlogged-{i}"]
+        status, body = standing.post("/v1/models/shop/feedback", {"labels": [{"id": "disk-before", "label": 1}]})
         assert (status, "send them again" in body["error"]) == (507, True)
-    _, metrics = served.get("/metrics")
-    assert 'ratchet_log_failures_total{kind="prediction",model="shop",version="7"} 8.0' in metrics
-    assert 'ratchet_log_failures_total{kind="label",model="shop",version="7"} 8.0' in metrics
-    for pid in served.workers():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    served.predict(json_rows(1), ids=["after"])
-    assert served.post("/v1/models/shop/feedback", {"labels": [{"id": "before", "label": 1}]})[0] == 200
-    assert sorted(row["id"] for row in logged(served.log_dir)) == ["after", "before"]
+    for kind, before in failed.items():
+        assert total(standing, "ratchet_log_failures_total", f'kind="{kind}"') == before + 8
+    limit_files(standing, resource.RLIM_INFINITY)
+    standing.predict(json_rows(1), ids=["disk-after"])
+    assert standing.post("/v1/models/shop/feedback", {"labels": [{"id": "disk-before", "label": 1}]})[0] == 200
+    found = [row["id"] for row in logged(standing.log_dir) if row["id"].startswith("disk")]
+    assert sorted(found) == ["disk-after", "disk-before"]
 
 
-def test_workers_count_together(served: Replica) -> None:
+def limit_files(target: Replica, size_bytes: int) -> None:
+    """Files of all workers end at so many bytes, as on a full disk."""
+    for pid in target.workers():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
+
+def total(target: Replica, name: str, label: str = "") -> float:
+    """The sum of a counter's series, of those with the label if one is given."""
+    lines = [line for line in target.get("/metrics")[1].splitlines() if line.startswith(name + "{") and label in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def test_workers_count_together(standing: Replica) -> None:
     """Whichever worker is asked for metrics answers for all, a label finds its prediction in another, and a death lowers nothing."""
+    names = ("ratchet_predictions_total", "ratchet_feedback_total", "ratchet_feedback_unmatched_total")
+    before = [total(standing, name) for name in names]
     for i in range(20):
-        served.predict(json_rows(1), ids=[f"id-{i}"])
+        standing.predict(json_rows(1), ids=[f"counted-{i}"])
     for i in range(20):
-        served.post("/v1/models/shop/feedback", {"labels": [{"id": f"id-{i}", "label": 0}]})
-
-    def total(name: str) -> float:
-        lines = [line for line in served.get("/metrics")[1].splitlines() if line.startswith(name + "{")]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-    assert (total("ratchet_predictions_total"), total("ratchet_feedback_total")) == (20, 20)
-    assert total("ratchet_feedback_unmatched_total") == 0
-    killed = served.workers()
+        standing.post("/v1/models/shop/feedback", {"labels": [{"id": f"counted-{i}", "label": 0}]})
+    assert [total(standing, name) - was for name, was in zip(names, before, strict=True)] == [20, 20, 0]
+    killed = standing.workers()
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(served.workers()) == 2 and not set(killed) & set(served.workers()))
-    wait_until(lambda: _answers(served))
-    assert total("ratchet_predictions_total") == 20
+    wait_until(lambda: len(standing.workers()) == 2 and not set(killed) & set(standing.workers()))
+    wait_until(lambda: _answers(standing))
+    assert total(standing, names[0]) == before[0] + 20
 
 
 def _answers(target: Replica) -> bool:
@@ -200,29 +210,56 @@ def _answers(target: Replica) -> bool:
         return False
 
 
-def test_two_replicas_share_a_log(model_dir: Path, tmp_path: Path) -> None:
-    """Two replicas of a model write one folder, and none takes over what the other still writes."""
+def test_two_replicas_share_a_log_in_simulated_time(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two replicas write one folder, neither takes over what the other still writes, and rows have the clock file's time."""
+    document = {"sim_origin": 1_357_000_000, "real_origin": time.time(), "speed": 3600}
+    (tmp_path / "clock.json").write_text(json.dumps(document))
+    monkeypatch.setenv("RATCHET_CLOCK", str(tmp_path / "clock.json"))
     with replica(model_dir, tmp_path, name="a") as first, replica(model_dir, tmp_path, name="b") as second:
         first.wait_ready()
         first.predict(json_rows(1), ids=["a1"])
         second.wait_ready()
         second.predict(json_rows(1), ids=["b1"])
         first.predict(json_rows(1), ids=["a2"])
-        assert sorted(row["id"] for row in logged(tmp_path / "log")) == ["a1", "a2", "b1"]
+        found = logged(tmp_path / "log")
+        assert sorted(row["id"] for row in found) == ["a1", "a2", "b1"]
+        assert all(1_357_000_000 < row["at"] < 1_357_000_000 + 3600 * 120 for row in found)
+        assert all(path.name.startswith("201") for path in (tmp_path / "log" / "predictions").glob("*.jsonl"))
     assert sorted(row["id"] for row in logged(tmp_path / "log")) == ["a1", "a2", "b1"]
 
 
-def test_recorded_times_follow_the_clock_file(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With RATCHET_CLOCK rows and file names carry simulated time."""
-    document = {"sim_origin": 1_357_000_000, "real_origin": time.time(), "speed": 3600}
-    (tmp_path / "clock.json").write_text(json.dumps(document))
-    monkeypatch.setenv("RATCHET_CLOCK", str(tmp_path / "clock.json"))
-    with replica(model_dir, tmp_path) as served:
-        served.wait_ready().predict(json_rows(1))
-        (row,) = logged(served.log_dir)
-        assert 1_357_000_000 < row["at"] < 1_357_000_000 + 3600 * 120
-        (journal,) = (served.log_dir / "predictions").glob("*.jsonl")
-        assert journal.name.startswith("2013")
+HANGING = """
+import time
+def load(model_dir):
+    class Loaded:
+        def predict(self, frame):
+            if (frame["age"] == 99).any():
+                time.sleep(600)
+            return frame["age"] * 0 + 0.5
+    return Loaded()
+"""
+
+
+def test_a_worker_whose_model_hangs_is_replaced(tmp_path: Path) -> None:
+    """A call that never ends is 504 for its caller, 503 for those beyond the queue's bound, and then a new worker serves."""
+    folder = write_model(tmp_path / "m", predictor={"kind": "entrypoint", "module": "hanging_owner", "code": "code"})
+    (folder / "code").mkdir()
+    (folder / "code" / "hanging_owner.py").write_text(HANGING)
+    with replica(folder, tmp_path, "--timeout-s", "0.5", "--hang-s", "1", "--waiting-rows-max", "3") as served:
+        (worker,) = served.wait_ready().workers()
+        answers: list[tuple[int, object]] = []
+        stuck = threading.Thread(
+            target=lambda: answers.append(served.post("/v1/models/shop:predict", {"instances": [{"age": 99}] * 3}))
+        )
+        stuck.start()
+        wait_until(lambda: served.post("/v1/models/shop:predict", {"instances": [{"age": 1}]})[0] == 503)
+        stuck.join()
+        assert answers[0][0] == 504
+        wait_until(lambda: served.workers() not in ([], [worker]))
+        wait_until(lambda: _answers(served))
+        assert served.predict([{"age": 30}])["predictions"] == [0.5]
 
 
 # ---------------------------------------------------------------- what cannot start
@@ -284,30 +321,25 @@ def test_a_wrong_command_line_is_status_2(tmp_path: Path, options: list[str], sa
 
 
 # ---------------------------------------------------------------- memory
-def pss_mb(pids: list[int]) -> float:
-    """Proportional set size of processes together, in MB: shared pages are counted once."""
-    total_kb = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total_kb += int(line.split()[1])
-    return total_kb / 1024
+def memory_mb(pid: int, kind: str) -> float:
+    """Memory of a process in MB: `Rss` is all that it has, `Pss` counts shared pages by their share."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind + ":")) / 1024
 
 
-def test_four_workers_take_hardly_more_memory_than_one(tmp_path: Path) -> None:
-    """Four workers that all predicted share the pages of a model of some 100 MB: together below 1.6 times a replica of one."""
-    forest = ExtraTreesClassifier(16, max_features=1, random_state=0)
+def test_four_workers_take_hardly_more_memory_than_one_process(tmp_path: Path) -> None:
+    """Four workers that all predicted with a model of some 100 MB take, with their parent, below 1.6 times what one process has."""
     frame = rows(50_000)
     pipeline = fitted()
-    pipeline.steps[-1] = ("estimator", forest)
+    forest = ExtraTreesClassifier(16, max_features=1, random_state=0)
     forest.fit(pipeline[0].transform(frame), rows(50_000, seed=1).price > 0)
+    pipeline.steps[-1] = ("estimator", forest)
     model = write_model(tmp_path / "model", pipeline, classes=[False, True])
-    used = {}
-    for workers in (1, 4):
-        with replica(model, tmp_path, "--workers", str(workers), name=f"of-{workers}") as served:
-            served.wait_ready()
-            for seed in range(40):
-                served.predict(json_rows(50, seed))
-            used[workers] = pss_mb([served.process.pid, *served.workers()])
-    assert used[1] > 150, "the model is too small to show anything"
-    assert used[4] < 1.6 * used[1], used
+    with replica(model, tmp_path, "--workers", "4") as served:
+        served.wait_ready()
+        for seed in range(40):
+            served.predict(json_rows(50, seed))
+        one = memory_mb(served.process.pid, "Rss")
+        together = sum(memory_mb(pid, "Pss") for pid in [served.process.pid, *served.workers()])
+    assert one > 200, "the model is too small to show anything"
+    assert together < 1.6 * one
