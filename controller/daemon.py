@@ -59,9 +59,7 @@ class Daemon:
         app = build_app(parts.service, parts.loop, token)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
-        write_json_atomic(
-            home / "run" / "daemon.json", {"url": f"http://{address}:{port}", "pid": os.getpid()}, mode=0o600
-        )
+        write_json_atomic(announcement(home), {"url": f"http://{address}:{port}", "pid": os.getpid()}, mode=0o600)
         parts.loop.start()
         log.info("daemon.started", url=f"http://{address}:{port}", home=str(home), epoch=epoch, pid=os.getpid())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,6 +68,9 @@ class Daemon:
         return EXIT_LOST_LEADERSHIP if self._lost.is_set() else EXIT_OK
 
     def _stop(self, parts: Parts) -> None:
+        announcement(self._settings.home).unlink(
+            missing_ok=True
+        )  # its port may be another program's soon, and the token is not for that
         parts.loop.stop()
         try:
             parts.leadership.stop()
@@ -114,6 +115,11 @@ def ensure_token(home: Path) -> str:
         token = secrets.token_urlsafe(32)
         write_bytes_atomic(path, token.encode(), mode=0o600)
     return token
+
+
+def announcement(home: Path) -> Path:
+    """The file that says where the API listens while the daemon runs."""
+    return home / "run" / "daemon.json"
 
 
 def home_token_path(home: Path) -> Path:

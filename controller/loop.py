@@ -5,6 +5,7 @@ APScheduler's jobs enqueue names and nothing else, so no run is ever lost to a b
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ HOUSEKEEPING_AFTER_S = 600.0
 HOUSEKEEPING_INTERVAL_S = 3600.0
 RESTLESS_INTERVAL_S = 0.5
 """Models whose job or replicas may be ready at any moment are looked at so often, so that a cycle does not spend its time in waiting."""
+_NUMBERS = re.compile(r"[0-9][0-9.,:smhd-]*")
 _SCHEDULER_EVENTS = {EVENT_JOB_MISSED: "missed", EVENT_JOB_MAX_INSTANCES: "max_instances", EVENT_JOB_ERROR: "error"}
 _QUIETLY_DROPPED: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
 
@@ -220,11 +222,21 @@ class Loop:
             RECONCILE_ERRORS.labels("bug").inc()
             log.exception("reconcile.failed", model=name)
             sentence = f"an error in the controller, so nothing changes: {error}"
-        if self._sentences.get(name) != sentence:
+        before = self._sentences.get(name, "")
+        if _gist(before) != _gist(sentence):
             log.info("reconcile.said", model=name, sentence=sentence)
-            self._sentences[name] = sentence
+        self._sentences[name] = sentence
 
     def _lost(self, reason: str) -> None:
         log.error("leadership.lost", reason=reason)
         self._turns.close()
         self._on_lost(reason)
+
+
+def _gist(sentence: str) -> str:
+    """The sentence without its numbers: one that only counts seconds or trials is no news for the log.
+
+    >>> _gist("holds for 59m more") == _gist("holds for 58m more")
+    True
+    """
+    return _NUMBERS.sub("#", sentence)

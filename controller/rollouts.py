@@ -167,6 +167,8 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     index = min(cycle.step, len(rollout.steps) - 1)
     step = rollout.steps[index]
     name = f"v{cycle.challenger} at {step.label} (step {index + 1} of {len(rollout.steps)})"
+    if draft.state.champion is None:
+        name = f"v{cycle.challenger}, the first version"  # takes all traffic at once, whatever the steps
     if not _in_force(draft, evidence):
         return f"{name}: waits for {_what_is_missing(draft, evidence)}; gives up at {until(deadline)}"
     if cycle.step_since is None:

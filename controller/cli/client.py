@@ -49,7 +49,7 @@ class Place:
         return (self.home or Path(os.environ.get("RATCHET_HOME") or DEFAULT_HOME)).expanduser().absolute()
 
     def url(self) -> str:
-        """Of the API. Raises CliError if no daemon has ever announced itself."""
+        """Of the API. Raises CliError if no daemon has announced itself."""
         given = self.server or os.environ.get("RATCHET_SERVER")
         if given:
             if urlsplit(given).scheme not in ("http", "https"):
@@ -60,7 +60,7 @@ class Place:
             return str(json.loads(path.read_bytes())["url"])
         except FileNotFoundError:
             raise CliError(
-                f"no daemon has run on {self.home_folder()}: start one with 'ratchet daemon', or say where it is "
+                f"no daemon runs on {self.home_folder()}: start one with 'ratchet daemon', or say where it is "
                 "with --home (RATCHET_HOME) or --server (RATCHET_SERVER)", Exit.UNREACHABLE,
             ) from None  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:

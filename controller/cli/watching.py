@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from controller.cli.client import call
+from controller.cli.client import CliError, Exit, call
 from controller.cli.output import console, moment, sayable, shown, stops, traffic, version_name
 
 if TYPE_CHECKING:
@@ -18,11 +19,24 @@ LAST_EVENTS = 12
 
 
 def watch_lines(name: str | None, after: int | None) -> None:
-    """Print each event when it happens; for ever."""
+    """Print each event when it happens, for ever; a daemon that is away for a while is waited for, and nothing is missed."""
     seen = newest_seq(name) if after is None else after
+    away = False
     while True:
-        params = {"model": name, "after": seen, "wait_s": WAIT_S}
-        for event in call("GET", "/events", params=params, timeout_s=WAIT_S + 30)["events"]:
+        try:
+            events = call(
+                "GET", "/events", params={"model": name, "after": seen, "wait_s": WAIT_S}, timeout_s=WAIT_S + 30
+            )["events"]
+        except CliError as error:
+            if error.code is not Exit.UNREACHABLE:
+                raise
+            if not away:
+                print(f"ratchet: {error}; waiting for it", file=sys.stderr, flush=True)
+            away = True
+            time.sleep(REFRESH_S)
+            continue
+        away = False
+        for event in events:
             seen = event["seq"]
             print(
                 sayable(f"{event['seq']} {moment(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"),
@@ -36,14 +50,20 @@ def newest_seq(name: str | None) -> int:
 
 
 def watch_table(name: str | None) -> None:
-    """Redraw until interrupted."""
+    """Redraw until interrupted; a daemon that is away for a while is waited for."""
     from rich.live import Live
+    from rich.text import Text
 
     screen = console()
     with Live(_screen(name), console=screen, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(_screen(name), refresh=True)
             time.sleep(REFRESH_S)
+            try:
+                live.update(_screen(name), refresh=True)
+            except CliError as error:
+                if error.code is not Exit.UNREACHABLE:
+                    raise
+                live.update(Text(f"{error}; waiting for it", "bold red"), refresh=True)
 
 
 def _screen(name: str | None) -> RenderableType:

@@ -43,6 +43,15 @@ def test_unknown_model_is_none(rig: Rig) -> None:
     assert rig.target.observe("flights") is None
 
 
+def test_models_are_those_with_a_plan(rig: Rig) -> None:
+    """A target names the models that it follows a plan for, until they are removed: so a new daemon finds what was deleted meanwhile."""
+    assert rig.target.models() == []
+    settle(rig, plan(1, {1: 100}, {1: rig.image("first")}))
+    assert rig.target.models() == ["flights"]
+    rig.target.remove("flights", 1)
+    assert rig.target.models() == []
+
+
 def test_way_of_a_version_from_start_to_retirement(rig: Rig) -> None:
     """Shadow, canary, promotion and retirement come into force one after the other, and what is retired is gone."""
     first, second = rig.image("first"), rig.image("second")

@@ -144,7 +144,7 @@ class Rig:
         """Stop everything; fails if any process of this home is left."""
         self.ratchet("shutdown", "--yes")
         if self.process is not None:
-            self.process.wait(30)
+            assert self.process.wait(30) == 0, self.log()
         self.until(lambda: not self.left_over(), "all processes to end", 15)
 
     def left_over(self) -> list[str]:
