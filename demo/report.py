@@ -190,6 +190,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .2rem; } p { color: var(--quiet); max-width:
 .facts span { color: var(--quiet); font-size: .85rem; } svg { width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; } td, th { text-align: left; padding: .35rem .6rem .35rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--quiet); font-weight: 500; }
+td:nth-child(2) { white-space: nowrap; }
 tr.promoted td:nth-child(4) { color: var(--good); font-weight: 600; }
 tr.rejected td:nth-child(4), tr.rolled_back td:nth-child(4), tr.failed td:nth-child(4) { color: var(--bad); font-weight: 600; }
 """

@@ -28,7 +28,7 @@ STYLES = {
     "cycle.rejected": "bold red", "cycle.rolled_back": "bold red", "cycle.failed": "red",
     "cycle.ended_inconclusive": "yellow",
 }  # fmt: skip
-SHOWN = (*STYLES, "gates.passed", "study.finished", "version.created", "step.passed", "override.trigger")
+SHOWN = (*STYLES, "gates.passed", "study.finished", "version.created", "step.passed")
 
 
 class Screen:
@@ -165,8 +165,8 @@ def _sentence(model: dict[str, Any]) -> RenderableType:
 def _events(events: Sequence[dict[str, Any]]) -> RenderableType:
     lines = [e for e in events if e["kind"] in SHOWN][-7:]
     table = Table(box=None, show_header=False, pad_edge=False, expand=True)
-    table.add_column(width=10, style=QUIET)
-    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column(min_width=10, no_wrap=True, style=QUIET)
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for event in lines:
         table.add_row(event["at"][:10], Text(event["sentence"], style=STYLES.get(event["kind"], "")))
     return table
