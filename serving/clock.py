@@ -6,6 +6,7 @@ Only *recorded* times come from here. Waits, time-outs and latencies use the mon
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -34,9 +35,7 @@ class Clock:
         self._monotonic = monotonic
         self._checked_at = float("-inf")
         self._identity: tuple[int, int, int] | None = None
-        self._sim_origin = 0.0
-        self._real_origin = 0.0
-        self._speed = 1.0
+        self._origins = (0.0, 0.0, 1.0)
         self._latest = float("-inf")
 
     @classmethod
@@ -50,7 +49,8 @@ class Clock:
         if self._path is not None and self._monotonic() - self._checked_at >= RESTAT_S:
             self._checked_at = self._monotonic()
             self._reload(self._path)
-        now = self._sim_origin + (self._real() - self._real_origin) * self._speed
+        sim_origin, real_origin, speed = self._origins  # one tuple: another thread may replace it meanwhile
+        now = sim_origin + (self._real() - real_origin) * speed
         self._latest = max(self._latest, now)
         return self._latest
 
@@ -65,4 +65,5 @@ class Clock:
         except (OSError, ValueError, KeyError, TypeError):
             return
         self._identity = identity
-        self._sim_origin, self._real_origin, self._speed = origins
+        if all(math.isfinite(value) for value in origins):
+            self._origins = origins

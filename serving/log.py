@@ -114,6 +114,10 @@ class Journal:
             self._torn = True
             self.size_bytes = os.fstat(self._fd).st_size
 
+    def is_removed(self) -> bool:
+        """Whether somebody deleted the file, so that what is appended would be lost."""
+        return os.fstat(self._fd).st_nlink == 0
+
     def close(self) -> None:
         """Close the file, which gives up the lock."""
         os.close(self._fd)
@@ -148,6 +152,9 @@ class LogWriter:
         """Put rows on record; they survive a kill -9 once this returns. Raises OSError, and then none of them is on record."""
         lines = self._encoder.encode_lines(rows)
         with self._lock:
+            if self._journal is not None and self._journal.is_removed():
+                self._journal.close()
+                self._journal = None
             if self._journal is None:
                 self._journal = self._open()
             self._journal.append(lines, len(rows))

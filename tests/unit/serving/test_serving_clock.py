@@ -67,7 +67,16 @@ def test_a_file_that_turns_time_back_stops_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"sim_origin": 1}', '{"sim_origin": "x", "real_origin": 1, "speed": 1}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"sim_origin": 1}',
+        '{"sim_origin": "x", "real_origin": 1, "speed": 1}',
+        '{"sim_origin": NaN, "real_origin": 1, "speed": 1}',
+        '{"sim_origin": 1e999, "real_origin": 1, "speed": 1}',
+    ],
 )
 def test_a_broken_file_changes_nothing(tmp_path: Path, content: str) -> None:
     """A clock file that is gone or not valid leaves what was last read in force."""

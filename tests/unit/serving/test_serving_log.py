@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,17 @@ def test_a_journal_taken_over_before_its_lock_is_not_used(tmp_path: Path, monkey
     log = writer(tmp_path)
     log.append([prediction("a")])
     assert (rivals, ids(tmp_path)) == ([], ["a"])
+
+
+def test_a_journal_that_somebody_deleted_is_replaced(tmp_path: Path) -> None:
+    """After the folder was emptied, or removed, under a live writer, new rows go to a new journal."""
+    log = writer(tmp_path)
+    log.append([prediction("lost")])
+    shutil.rmtree(tmp_path / "predictions")
+    log.append([prediction("a")])
+    assert ids(tmp_path) == ["a"]
+    log.close()
+    assert ids(tmp_path) == ["a"]
 
 
 def test_fsync_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
