@@ -55,6 +55,8 @@ class JobObserver:
     monotonic: Callable[[], float] = time.monotonic
     _ongoing: dict[str, _Ongoing] = field(default_factory=dict)
     _latest: dict[str, Observation] = field(default_factory=dict)
+    _told: dict[str, frozenset[str]] = field(default_factory=dict)
+    """What was wrong with the files of a model's log at the last look, so that each is reported once and not at every look."""
     _due: dict[str, float] = field(default_factory=dict)
 
     def observe(self, state: ModelState, policy: ModelPolicy, now: datetime) -> Observation | None:
@@ -89,6 +91,7 @@ class JobObserver:
         if status is None or status.state is not JobState.SUCCEEDED or status.output is None:
             log.warning("observation.failed", model=name, error=status.error if status else "the job vanished")
             return
+        self._report(name, frozenset(map(str, status.output.get("problems", ()))))
         try:
             self._latest[name] = Observation(
                 champion=ongoing.champion,
@@ -99,6 +102,12 @@ class JobObserver:
             )
         except (ValidationError, KeyError) as error:
             log.warning("observation.malformed", model=name, error=str(error))
+
+    def _report(self, name: str, problems: frozenset[str]) -> None:
+        """Say which files of the prediction log could not be read: their rows are missing from every measurement."""
+        for problem in sorted(problems - self._told.get(name, frozenset())):
+            log.warning("prediction_log.damaged", model=name, problem=problem)
+        self._told[name] = problems
 
     def _start(self, state: ModelState, policy: ModelPolicy, now: datetime) -> None:
         inputs = observe_inputs(state, policy, now, self.home)

@@ -54,8 +54,9 @@ class Rig:
     # ------------------------------------------------------------ the daemon's process
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        self.launch()
         announce = self.home / "run" / "daemon.json"
+        announce.unlink(missing_ok=True)
+        self.launch()
         wait_until(lambda: announce.exists() or self.ended(), f"the daemon has started; {self.log}")
         assert self.process is not None
         assert not self.ended(), f"the daemon ended with {self.process.returncode}: {self.said()}"
@@ -67,7 +68,6 @@ class Rig:
 
     def launch(self) -> None:
         """Start the daemon's process, whatever comes of it."""
-        (self.home / "run" / "daemon.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*_COMMAND, "daemon"], env=self.env, cwd=ROOT, stdout=log, stderr=log)
 
