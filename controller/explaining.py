@@ -125,7 +125,7 @@ def _opened(cycles: Sequence[Cycle]) -> str:
         return "no cycle was ever opened"
     last = cycles[0]
     ended = "" if last.outcome is None else f"; it ended as {last.outcome.value.replace('_', ' ')}: {last.sentence}"
-    return f"cycle {last.number} opened at {until(last.opened_at)} by {last.cause}{ended}"
+    return f"cycle {last.number} opened at {until(last.opened_at)} ({last.cause}){ended}"
 
 
 def _refusal(cycle: Cycle) -> Refusal:

@@ -86,7 +86,7 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     made = f"made {moment(version['created_at'])} by cycle {version['cycle']}"
     _row(grid, "serving", f"v{version['number']}, {made}{f' ({cause})' if (cause := serving['cause']) else ''}")
     _row(grid, "", f"{version['component']}, trained to {moment(version['trained_to'])}{judged}")
-    _row(grid, "", version["digest"], "dim")
+    _row(grid, "", f"image {version['digest'][:19]}", "dim")
     for i, gate in enumerate(serving["gates"]):
         _row(grid, "" if i else "gates", gate)
     if version["forced"]:

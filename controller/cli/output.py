@@ -64,7 +64,8 @@ def print_data(value: Any, form: Format) -> None:
     yaml.dump(value, sys.stdout)
 
 
-LAST_COLUMN_MIN = 24
+LAST_COLUMN_MIN = 40
+"""Narrower, sentences turn into towers; a terminal that is too narrow wraps the lines itself."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:

@@ -126,6 +126,6 @@ def _print_preview(preview: dict[str, Any], *, stderr: bool = False) -> None:
                 "bold" if changed else "",
             ),
         )
-    for sentence in preview["sentences"]:
+    for sentence in dict.fromkeys(preview["sentences"]):
         grid.add_row("record", Text(sayable(sentence)))
     console(stderr=stderr).print(grid)
