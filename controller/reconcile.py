@@ -91,7 +91,8 @@ class Reconciler:
                 raise
             trouble = self._converge(state)
             self._note_pace(state)
-            sentence = f"{decision.sentence}; {trouble}" if trouble else decision.sentence
+            told = not trouble or trouble in decision.sentence
+            sentence = decision.sentence if told else f"{decision.sentence}; {trouble}"
             if decision.after.cycle == decision.before.cycle and decision.after.plan == decision.before.plan:
                 break
         return sentence
@@ -187,12 +188,13 @@ class Reconciler:
         self._keep_serving(state)
         self._cancel_others(state)
         wanted = wanted_job(state, self.policy(state), self.home)
+        trouble = self._target_errors.get(state.name, "")
         try:
             if wanted is not None:
                 self.jobs.ensure(wanted)
         except RetryableJobError as error:
-            return f"its job could not be started: {error}"
-        return ""
+            return "; ".join(filter(None, [trouble, f"its job could not be started: {error}"]))
+        return trouble
 
     def _keep_serving(self, state: ModelState) -> None:
         """One stride of the target towards the committed plan. Raises LostLeadership."""

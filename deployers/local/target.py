@@ -121,8 +121,10 @@ class LocalTarget:
 
     # ------------------------------------------------------------ one stride
     def _stride(self, plan: TrafficPlan, record: ModelRecord) -> None:
-        """Start what is wanted, move traffic if it may move, drain what is left over. Without a router nothing moves."""
-        router = self._router.ensure()
+        """Start what is wanted, move traffic if it may move, drain what is left over. Without a router nothing moves.
+
+        A router that cannot run keeps no replica from being looked after; its TargetError is raised at the end."""
+        router, trouble = self._look_after_router()
         folder = ReplicaFolder(self._home, plan.model, self._limits)
         folder.sweep()
         known = folder.known()
@@ -138,6 +140,15 @@ class LocalTarget:
         if router is not None:
             self._tell(plan.model, record, in_force, router_table(plan, in_force, ready), router)
         self._drain(plan.model, [r for r in others if r not in carrying], reachable=router is not None)
+        if trouble is not None:
+            raise trouble
+
+    def _look_after_router(self) -> tuple[str | None, TargetError | None]:
+        """Which router process runs, and why none can."""
+        try:
+            return self._router.ensure(), None
+        except TargetError as error:
+            return None, error
 
     def _keep_wanted(self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica]) -> _Wanted:
         """Look after every replica that the plan wants, and add those that are missing."""
