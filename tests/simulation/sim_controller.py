@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sim_world import (
+    COMPUTE_S,
     HOME,
     MODEL,
+    POLICIES,
     POLICY,
     START,
     TTL_S,
@@ -26,14 +29,17 @@ from sim_world import (
 )  # fmt: skip
 
 from controller import overrides
+from controller.applying import canonical, change_policy
+from controller.draft import Decision
 from controller.notices.outbox import deliver_pending
 from controller.overrides import Order, OverrideRefused, Verb
 from controller.reconcile import LostLeadership, Reconciler
-from controller.state import Event, ModelState, Outcome, VersionStatus
+from controller.state import Event, ModelState, Outcome, Phase, VersionStatus
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit, ConflictError, FencedError, StoreError
 
-POLICY_JSON = POLICY.model_dump_json(by_alias=True)
+BY_TEXT = {canonical(policy): policy for policy in POLICIES}
+"""Stored text → policy."""
 
 
 @dataclass
@@ -44,6 +50,9 @@ class History:
     luck: Luck
     keep_grounds: bool = False
     people: float = 0.08
+    """How often somebody orders something, a step."""
+    edits: float = 0.02
+    """How often the owner applies another policy, a step."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -63,7 +72,9 @@ class History:
         assert epoch is not None
         self.store.create(
             epoch,
-            ModelState(name=MODEL, policy=POLICY_JSON, policy_digest="p", created_at=START),
+            ModelState(
+                name=MODEL, policy=canonical(POLICIES[self.seed % len(POLICIES)]), policy_digest="p", created_at=START
+            ),
             [Event(model=MODEL, kind="policy.applied", sentence="applied", at=START)],
         )
         self.store.release("first")
@@ -136,6 +147,8 @@ class History:
                     self.observer.bad.add(number)
         if self.rng.random() < self.people:
             self._person()
+        if self.rng.random() < self.edits:
+            self._owner()
         if self.leader is None:
             self.leader = self._new_controller()
         self._look(self.leader)
@@ -164,8 +177,23 @@ class History:
         verb = self.rng.choice(list(Verb))
         version = self.rng.choice([None, *state.versions]) if verb in (Verb.PIN, Verb.PROMOTE, Verb.ROLLBACK) else None
         order = Order(verb=verb, actor="ann", reason="wanted", version=version, row_version=state.row_version)
+        self._change(lambda: overrides.apply(state, BY_TEXT[state.policy], order, self.now))
+
+    def _approve(self) -> None:
+        state = self.state
+        if state.cycle is not None and state.cycle.phase is Phase.AWAITING_APPROVAL:
+            order = Order(verb=Verb.APPROVE, actor="ann", reason="it looks good")
+            self._change(lambda: overrides.apply(state, BY_TEXT[state.policy], order, self.now))
+
+    def _owner(self) -> None:
+        state, wanted = self.state, self.rng.choice(POLICIES)
+        if canonical(wanted) != state.policy:
+            self._change(lambda: change_policy(state, wanted, "", "owner", self.now))
+
+    def _change(self, decide: Callable[[], Decision]) -> None:
+        """Through the leader's service, as long as there is one."""
         try:
-            decision = overrides.apply(state, POLICY, order, self.now)
+            decision = decide()
         except OverrideRefused:
             return
         epoch = self.leader.leadership.epoch() if self.leader else None
@@ -190,7 +218,7 @@ class History:
     def settle(self) -> None:
         """No more bad luck: an open cycle must end, whatever happened to it, and the champion must serve."""
         self.luck = Luck()
-        self.people = 0.0
+        self.people = self.edits = 0.0
         self.jobs.benign = self.target.benign = self.observer.benign = True
         state = self.state
         held = replace(state, paused=None, frozen=None, pinned=None)
@@ -201,6 +229,7 @@ class History:
             self.leader = self._new_controller()
             self.store.commit(self.leader.leadership.epoch(), Commit(model=held))
         for _ in range(200):
+            self._approve()
             self.step()
             if self.state.cycle is None and self.state.champion is not None:
                 break
@@ -228,7 +257,10 @@ class Ledger:
     served: bool = False
     banned: set[int] = field(default_factory=set)
     weights: dict[int, float] = field(default_factory=dict)
-    epoch: int = 0
+    newest: int = 0
+    """Number of the cycle that was opened last."""
+    pardoned: int = 0
+    """Cycles up to this number count against no cooldown any more."""
 
     def check(self, history: History) -> None:
         state = history.state
@@ -246,21 +278,38 @@ class Ledger:
         still_open = [c for c in cycles if c.outcome is None]
         assert len(still_open) <= 1, "invariant 1: two open cycles"
         assert sorted(c.number for c in cycles) == list(range(1, state.next_cycle)), "invariant 5: a cycle vanished"
+        self._compute(history, cycles)
         spec = POLICY.spec
         for event in events:
+            if event.kind == "policy.applied":
+                self._pardon(cycles)
             if event.kind != "cycle.opened":
                 continue
-            cause = str(event.data["cause"])
+            cause, self.newest = str(event.data["cause"]), event.cycle
             self.opened.append((event.at, cause))
             if cause.startswith("person"):
                 continue
-            before = next((c for c in cycles if c.number == event.cycle - 1), None)
-            closed_at = before.closed_at if before else None
+            ended = [c for c in cycles if self.pardoned < c.number < event.cycle]
+            closed_at = next((c.closed_at for c in ended if c.outcome is not Outcome.SUPERSEDED), None)
             assert closed_at is None or event.at >= closed_at + spec.cooldown, "invariant 10: cooldown"
             recent = [at for at, _ in self.opened if event.at - spec.budget.per < at <= event.at]
             assert len(recent) <= spec.budget.cycles, "invariant 10: budget"
             if cause.startswith("trigger"):
                 self._a_known_signal(history, event.at)
+
+    def _pardon(self, cycles: Any) -> None:
+        """Where no version serves yet, another policy begins with nothing against it."""
+        if not self.served and not any(c.outcome is Outcome.PROMOTED for c in cycles):
+            self.opened.clear()
+            self.pardoned = self.newest
+
+    def _compute(self, history: History, cycles: Any) -> None:
+        """No cycle that opened by itself uses more than the budget and the job that was under way when it ran out."""
+        if history.seed % len(POLICIES) != 3 or history.state.policy != canonical(POLICIES[3]):
+            return
+        for cycle in cycles:
+            if not cycle.cause.startswith("person"):
+                assert cycle.compute_s < COMPUTE_S + 5.1, "invariant 10: compute"
 
     def _a_known_signal(self, history: History, at: datetime) -> None:
         known = [

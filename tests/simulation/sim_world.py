@@ -32,26 +32,36 @@ HOME = Path("/nowhere")
 MODEL = "sim"
 TTL_S = 15.0
 
-POLICY = ModelPolicy.model_validate(
-    {
-        "apiVersion": "ratchet.dev/v1",
-        "kind": "ModelPolicy",
-        "metadata": {"name": MODEL},
-        "spec": {
-            "task": "binary",
-            "data": {"source": {"kind": "csv", "path": "x.csv"}, "label": "y"},
-            "train": {"component": "sklearn.logistic_regression"},
-            "objective": {"metric": "accuracy"},
-            "triggers": {"any": [{"performance": {"metric": "accuracy", "below": 0.5, "window": "1h"}}]},
-            "cooldown": "2h",
-            "budget": {"cycles": 4, "per": "2d"},
-            "rollout": {
-                "steps": [{"shadow": "30m"}, {"10%": "1h"}, {"50%": "1h"}, "100%"],
-                "bake": "4h", "min_labelled_rows": 20, "deadline": "1d",
-            },
-        },
-    }
-)  # fmt: skip
+_SPEC: dict[str, Any] = {
+    "task": "binary",
+    "data": {"source": {"kind": "csv", "path": "x.csv"}, "label": "y"},
+    "train": {"component": "sklearn.logistic_regression"},
+    "objective": {"metric": "accuracy"},
+    "triggers": {"any": [{"performance": {"metric": "accuracy", "below": 0.5, "window": "1h"}}]},
+    "cooldown": "2h",
+    "budget": {"cycles": 4, "per": "2d"},
+    "rollout": {
+        "steps": [{"shadow": "30m"}, {"10%": "1h"}, {"50%": "1h"}, "100%"],
+        "bake": "4h", "min_labelled_rows": 20, "deadline": "1d",
+    },
+}  # fmt: skip
+
+
+def make_policy(name: str = MODEL, **changes: Any) -> ModelPolicy:
+    """The simulated model's policy, with keys of its spec replaced."""
+    document = {"apiVersion": "ratchet.dev/v1", "kind": "ModelPolicy", "metadata": {"name": name}}
+    return ModelPolicy.model_validate({**document, "spec": {**_SPEC, **changes}})
+
+
+COMPUTE_S = 60.0
+POLICY = make_policy()
+POLICIES = (
+    POLICY,
+    make_policy(approval="required", approval_timeout="1d"),
+    make_policy(rollout={**_SPEC["rollout"], "steps": [{"20%": "30m"}, "100%"], "bake": "1h"}, deploy={"replicas": 2}),
+    make_policy(budget={"cycles": 4, "per": "2d", "compute": f"{COMPUTE_S:g}s"}),
+)
+"""What the owner may change his mind to. Cooldown and number of cycles stay, so that the checks know them."""
 
 
 class Crash(BaseException):
