@@ -31,7 +31,7 @@ class Ticking(Protocol):
 
 
 def build_app(service: Service, loop: Ticking, token: str) -> Guard:
-    """The ASGI application; `token` opens everything under `/api`. The guard stands before the routing, so that not even the existence
+    """The ASGI application; `token` opens all but the guard's open paths. The guard stands before the routing, so that not even the existence
     of a path is told to strangers."""
 
     @get("/metrics", sync_to_thread=False, include_in_schema=False)

@@ -1,7 +1,9 @@
 """Who may ask what: the checks that stand before every handler.
 
 A page in a browser on this machine can send requests to loopback addresses, under any name that its owner's DNS gives them. So on
-loopback only loopback's own names are accepted as Host; and everything under `/api` needs the token, which no other site can read.
+loopback only loopback's own names are accepted as Host; and everything needs the token, which no other site can read, save for the few
+paths that are listed here. It is the open paths that are listed and not the closed ones, because the router behind takes more than one
+spelling of a path for the same: `//api/v1/models` is `/api/v1/models` to it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from litestar.serialization import encode_json
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN_PATHS = ("/api/v1/schema",)
-"""Under /api, but for everybody."""
+OPEN_PATHS = frozenset(
+    {"/", "/dashboard.js", "/dashboard.css", "/healthz", "/readyz", "/metrics", "/api/v1/schema", "/api/v1/schema/"}
+)
+"""For everybody, in just this spelling."""
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -59,8 +63,7 @@ class Guard:
         host = headers.get("host", "")
         if server is not None and is_loopback(server[0]) and not is_loopback_name(host):
             return 403, f"Host must be a name of this machine, such as 127.0.0.1, but got {host[:100]!r}", "bad_host"
-        is_api = path == "/api" or path.startswith("/api/")
-        if is_api and path.rstrip("/") not in OPEN_PATHS and not self._is_authorised(headers.get("authorization", "")):
+        if path not in OPEN_PATHS and not self._is_authorised(headers.get("authorization", "")):
             return (
                 401,
                 "needs 'Authorization: Bearer TOKEN'; the token is in run/token of the state folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,12 +49,26 @@ def error(answer: httpx.Response) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "header", [None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x", "Bearer \xe9"]
 )
-@pytest.mark.parametrize("path", ["/api/v1/models", "/api/v1/nothing", "/api", "/api/v1/schema/../models"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/models", "/api/v1/nothing", "/api", "/api/v1/schema/../models", "/nothing", "/api/v1//models"]
+)
 def test_nothing_under_api_answers_without_the_token(url: str, path: str, header: str | None) -> None:
-    """Every path under /api asks for the token, in JSON, whether it exists or not."""
+    """Every path but the open ones asks for the token, in JSON, whether it exists or not."""
     headers = {"authorization": header.encode("latin-1")} if header else {}
     answer = httpx.get(url + path, headers=headers, trust_env=False)
     assert error(answer) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//api/v1/models", "/%2Fapi/v1/models", "///api///v1///models", "/%61pi/v1/models", "http://localhost//api/v1/models",
+     "/api/v1/schema//", "//api/v1/schema/../models"],
+)  # fmt: skip
+def test_no_other_spelling_of_a_path_gets_round_the_token(url: str, target: str) -> None:
+    """Whatever the router behind takes for the same path, the guard refuses it all the same."""
+    with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 80), timeout=10) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/schema", "/healthz", "/readyz", "/metrics", "/"])
