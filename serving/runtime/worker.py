@@ -89,7 +89,9 @@ class Worker:
         return self._batcher.alive() and self._batcher.busy_s() < self.settings.timeout_s
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
-        """Score, put on record, answer. Raises RequestError: 503 (too many wait), 504 (time-out), 500 (the model failed)."""
+        """Score, put on record, answer. Raises RequestError: 503 (too many wait, model stuck), 504 (time-out), 500 (it failed)."""
+        if not self.ready():
+            raise unavailable(f"the model has been at one call for over {self.settings.timeout_s:g} s; try again")
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 return await self._batcher.submit(request, len(request.rows))

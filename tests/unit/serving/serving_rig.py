@@ -228,14 +228,18 @@ def replica(
 
 def logged(log_dir: Path, kind: str = "predictions") -> list[dict[str, Any]]:
     """All rows on record: segments, and journals that have none. Torn last lines are left out, as readers must."""
-    found: list[dict[str, Any]] = []
-    for path in sorted((log_dir / kind).glob("*.parquet")):
-        if not path.name.startswith("."):
-            found += pq.read_table(path).to_pylist()
-    for path in sorted((log_dir / kind).glob("*.jsonl")):
-        if path.with_suffix(".parquet").exists():
-            continue
-        *lines, last = path.read_bytes().split(b"\n")
-        assert not last or not last.endswith(b"}"), "a whole line ends with a newline"
-        found += [json.loads(line) for line in lines if line]
-    return found
+    names = {path.name for path in (log_dir / kind).iterdir() if not path.name.startswith(".")}
+    return [row for stem in sorted({Path(name).stem for name in names}) for row in _rows(log_dir / kind / stem)]
+
+
+def _rows(stem: Path) -> list[dict[str, Any]]:
+    segment, journal = stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".jsonl")
+    if not segment.exists():
+        try:
+            *lines, last = journal.read_bytes().split(b"\n")
+        except FileNotFoundError:  # it became a segment this instant
+            return _rows(stem)
+        assert not last.endswith(b"}"), "a whole line ends with a newline"
+        return [json.loads(line) for line in lines if line]
+    rows: list[dict[str, Any]] = pq.read_table(segment).to_pylist()
+    return rows

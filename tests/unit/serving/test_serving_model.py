@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from serving_rig import PROJECT, fitted, json_rows, manifest, rows, write_model, write_multiclass, write_regression
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.preprocessing import FunctionTransformer
 
@@ -170,6 +171,15 @@ def _tamper_category(estimator: Any) -> None:
     nodes["is_categorical"][nodes["is_leaf"] == 0] = 1
 
 
+def _tamper_in_fit(estimator: Any) -> None:
+    estimator._in_fit = True
+
+
+def _tamper_preprocessor(estimator: Any) -> None:
+    narrow = ColumnTransformer([("some", "passthrough", [0])])
+    estimator._preprocessor = narrow.fit(np.zeros((2, estimator.n_features_in_)))
+
+
 def _tamper_known(estimator: Any) -> None:
     mapper = estimator._bin_mapper
     mapper.is_categorical_ = np.ones_like(mapper.is_categorical_)
@@ -185,6 +195,8 @@ def _tamper_known(estimator: Any) -> None:
         (HistGradientBoostingClassifier(max_iter=2), _tamper_loop, "a right child is out of place"),
         (HistGradientBoostingClassifier(max_iter=2), _tamper_feature, "feature_idx is outside 0 … 4"),
         (HistGradientBoostingClassifier(max_iter=2), _tamper_category, "bitset_idx is outside"),
+        (HistGradientBoostingClassifier(max_iter=2), _tamper_in_fit, "_in_fit is set"),
+        (HistGradientBoostingClassifier(max_iter=2), _tamper_preprocessor, "its preprocessing changes the width"),
         (HistGradientBoostingClassifier(max_iter=2), _tamper_known, "feature 0 has a category out of range"),
     ],
 )
