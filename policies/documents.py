@@ -33,6 +33,9 @@ SIZE_MAX = 1 << 20
 """Bytes."""
 DEPTH_MAX = 32
 NODES_MAX = 20_000
+INTEGER_MAX = 2**63 - 1
+NAME_SHOWN = 80
+"""Characters of an anchor's or tag's name in a message."""
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null")}
 
 
@@ -129,7 +132,9 @@ class _Builder:
                 self._open.pop()
                 self._entry_done()
             case AliasEvent():
-                self._stop(event, f"aliases are not read, write the value out instead of *{event.anchor}")
+                self._stop(
+                    event, f"aliases are not read, write the value out instead of *{str(event.anchor)[:NAME_SHOWN]}"
+                )
             case ScalarEvent():
                 self._check_node(event, event.anchor, event.tag)
                 self._scalar(event)
@@ -139,9 +144,9 @@ class _Builder:
         if self._nodes > NODES_MAX:
             self._stop(event, f"a policy holds at most {NODES_MAX} values")
         if anchor is not None:
-            self._stop(event, f"anchors are not read, leave out &{anchor}")
+            self._stop(event, f"anchors are not read, leave out &{anchor[:NAME_SHOWN]}")
         if tag is not None and tag != "tag:yaml.org,2002:str":
-            self._stop(event, f"tags are not read, leave out {tag}")
+            self._stop(event, f"tags are not read, leave out {tag[:NAME_SHOWN]}")
 
     def _scalar(self, event: ScalarEvent) -> None:
         frame = self._open[-1] if self._open else None
@@ -204,10 +209,16 @@ class _Builder:
         if tag not in _PLAIN_TAGS:
             return event.value
         try:
-            return self._resolver.constructor.construct_object(ScalarNode(tag, event.value))
+            value = self._resolver.constructor.construct_object(ScalarNode(tag, event.value))
         except (ValueError, YAMLError):
             self._note(event, path, "is not a number that can be read", value=shown(event.value))
             return None
+        if (
+            isinstance(value, int) and abs(value) > INTEGER_MAX
+        ):  # a megabyte of 0xfff… is one that Python cannot even print
+            self._note(event, path, "a whole number has at most 64 bits", value=shown(event.value))
+            return None
+        return value
 
     def _note(self, event: Event, path: Path, rule: str, *, value: str = "") -> None:
         line, column = _position(event)

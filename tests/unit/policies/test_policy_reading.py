@@ -122,6 +122,15 @@ def test_a_number_too_long_to_read() -> None:
     assert any("spec.tune.trials: is not a number that can be read, but got '999" in p for p in problems)
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 4000, "-0x" + "f" * 4000, "0o" + "7" * 9000, str(2**63)])
+@pytest.mark.parametrize("place", ["  tune: {{trials: {}}}", "  cooldown: {}", "  train: {{parameters: {{x: {}}}}}"])
+def test_a_number_that_python_cannot_print(place: str, number: str) -> None:
+    """Bases of two are read whatever their length, and then break whoever writes the value down: refused here."""
+    problems = [str(p) for p in read(small(more=place.format(number) + "\n")).problems]
+    assert any("a whole number has at most 64 bits" in p for p in problems)
+    assert all(len(p) < 500 for p in problems)
+
+
 def test_doubled_keys() -> None:
     """A key that stands twice in a mapping is an error in the second line, and the first value counts for the rest."""
     problem = only_problem(small(("    label: late", "    label: late\n    label: later")))
