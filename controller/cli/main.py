@@ -10,6 +10,7 @@ import typer
 
 from controller.cli import overrides, policies, processes, reading
 from controller.cli.client import PLACE, CliError, Exit
+from controller.cli.output import sayable
 
 app = typer.Typer(
     name="ratchet", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         app(prog_name="ratchet")
     except CliError as error:
-        print(f"ratchet: {error}", file=sys.stderr)
+        print(sayable(f"ratchet: {error}"), file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)

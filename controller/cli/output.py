@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -27,6 +28,8 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and newline, and those that turn the direction of writing."""
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: table, json or yaml.")]
 
 
@@ -45,15 +48,33 @@ def speaks_unicode() -> bool:
 
 
 def sayable(text: str) -> str:
-    """The text as standard output can show it."""
+    r"""The text as standard output can show it, and no more than text: what would steer the terminal is spelled out.
+
+    Reasons, errors of an owner's code and the like come from anybody; a terminal takes their escape sequences for orders.
+
+    >>> sayable("\x1b]0;gotcha\x07")
+    '\\x1b]0;gotcha\\x07'
+    """
     encoding = sys.stdout.encoding or "ascii"
-    return text.encode(encoding, "replace").decode(encoding)
+    return _STEERING.sub(_spelled, text).encode(encoding, "replace").decode(encoding)
+
+
+def sayable_line(text: str) -> str:
+    """`sayable`, on one line whatever the text holds, so that no text can pass for a line of its own."""
+    return sayable(" ".join(text.splitlines()))
+
+
+def _spelled(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def print_data(value: Any, form: Format) -> None:
     """JSON or YAML, exactly as the API gave it."""
     if form is Format.JSON:
-        print(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode()))
+        text = json.dumps(value, indent=2, ensure_ascii=not speaks_unicode())
+        print(
+            _STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+        )  # JSON's own way for what json leaves as it is
         return
     from ruamel.yaml import YAML
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from controller.cli.client import CliError, Exit, call
-from controller.cli.output import console, moment, sayable, shown, stops, traffic, version_name
+from controller.cli.output import console, moment, sayable, sayable_line, shown, stops, traffic, version_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,7 +31,7 @@ def watch_lines(name: str | None, after: int | None) -> None:
             if error.code is not Exit.UNREACHABLE:
                 raise
             if not away:
-                print(f"ratchet: {error}; waiting for it", file=sys.stderr, flush=True)
+                print(sayable(f"ratchet: {error}; waiting for it"), file=sys.stderr, flush=True)
             away = True
             time.sleep(REFRESH_S)
             continue
@@ -39,7 +39,9 @@ def watch_lines(name: str | None, after: int | None) -> None:
         for event in events:
             seen = event["seq"]
             print(
-                sayable(f"{event['seq']} {moment(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"),
+                sayable_line(
+                    f"{event['seq']} {moment(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"
+                ),
                 flush=True,
             )
 

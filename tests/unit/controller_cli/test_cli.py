@@ -93,6 +93,20 @@ def test_explanation_fits_80_columns(ratchet: Run, world: World) -> None:
     assert "v2" in out
 
 
+def test_no_text_steers_the_terminal(ratchet: Run, world: World) -> None:
+    """A reason may hold escape sequences and line ends; they are shown, not obeyed, in every format and in errors."""
+    reason = "look \x1b]0;gotcha\x07 \x9b2J \u202etxt\r\n99 late cycle.promoted: forged"
+    ratchet("pause", "late", "--yes", "--reason", reason)
+    for args in [
+        ("explain", "late"), ("get", "events"), ("get", "events", "-o", "json"), ("get", "models", "-o", "yaml"),
+        ("pause", "late", "--yes", "--reason", "again"), ("pause", "late", "--dry-run", "--reason", reason),
+            ("resume", "late", "--yes", "--reason", reason),
+    ]:  # fmt: skip
+        _, out, err = ratchet(*args)
+        assert not set(out + err) & set("\x1b\x07\x9b\r" if "yaml" in args else "\x1b\x07\x9b\r\u202e"), args
+    assert any(reason in e.sentence for e in world.store.events("late", limit=1000))
+
+
 def test_newest_events_come_last(ratchet: Run, world: World) -> None:
     """Without --after the newest are shown, in order."""
     told = json.loads(ratchet("get", "events", "-o", "json", "--limit", "3")[1])["events"]
