@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -41,9 +41,32 @@ HOUSEKEEPING_AFTER_S = 600.0
 HOUSEKEEPING_INTERVAL_S = 3600.0
 RESTLESS_INTERVAL_S = 0.5
 """Models whose job or replicas may be ready at any moment are looked at so often, so that a cycle does not spend its time in waiting."""
+STEP_BACK_S = 1.0
+"""A clock that is set back by less only delays its jobs by so much."""
+STEP_LOOK_S = 1.0
+"""The clock is looked at so often, at least."""
 _NUMBERS = re.compile(r"[0-9][0-9.,:smhd-]*")
 _SCHEDULER_EVENTS = {EVENT_JOB_MISSED: "missed", EVENT_JOB_MAX_INSTANCES: "max_instances", EVENT_JOB_ERROR: "error"}
 _QUIETLY_DROPPED: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+
+
+class SteadyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler is untyped
+    """APScheduler counts by the wall clock: one that is set back an hour would silence every job, the lease's too, for that hour.
+
+    Here such a step makes all jobs due at once, which is what they are after any other pause."""
+
+    def start(self, *args: Any, **options: Any) -> None:
+        self._ahead_s = time.time() - time.monotonic()
+        super().start(*args, **options)
+
+    def _process_jobs(self) -> float:
+        before, self._ahead_s = self._ahead_s, time.time() - time.monotonic()
+        if self._ahead_s < before - STEP_BACK_S:
+            log.warning("clock.set_back", seconds=round(before - self._ahead_s, 1))
+            for job in self.get_jobs():
+                job.modify(next_run_time=datetime.now(UTC))
+        wait_s: float | None = super()._process_jobs()
+        return STEP_LOOK_S if wait_s is None else min(wait_s, STEP_LOOK_S)
 
 
 class Turns:
@@ -96,7 +119,7 @@ class Loop:
         self._housekeep = housekeep
         self._turns = Turns()
         self._sentences: dict[str, str] = {}
-        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
+        self._scheduler = SteadyScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
         self._worker = threading.Thread(target=self._work, name="reconciler", daemon=True)
         self.last_tick = 0.0
         """Monotonic time at which a tick last enqueued all models, for `/healthz`."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -125,6 +125,25 @@ def test_every_model_is_looked_at_every_tick(rig: Rig) -> None:
     wait_for(lambda: rig.looks.done.count("a") >= 3 and rig.looks.done.count("b") >= 3)
     assert rig.loop.sentences == {"a": "a serves", "b": "b serves"}
     assert rig.loop.last_tick > 0
+
+
+def test_a_clock_that_is_set_back_silences_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks and the lease go by the wall clock's seconds, not by its hour: an hour back must not mean an hour without either."""
+    real = time.time
+    rig.add("a")
+    rig.loop.start()
+    wait_for(lambda: rig.looks.done.count("a") >= 2 and rig.renewals >= 1)
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", SetBack)
+    monkeypatch.setattr("controller.loop.datetime", SetBack)
+    looks, renewals = rig.looks.done.count("a"), rig.renewals
+    wait_for(lambda: rig.looks.done.count("a") >= looks + 5 and rig.renewals >= renewals + 3)
 
 
 @pytest.mark.parametrize("error", [StoreError("disk full"), RuntimeError("a bug"), KeyError("x")])
