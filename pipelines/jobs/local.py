@@ -38,6 +38,8 @@ PRELOAD = (
 """What most jobs import. Nothing here may start a thread; TensorFlow and Evidently do, and are imported by the jobs that need them."""
 _CODE_ROOT = Path(__file__).resolve().parents[2]
 _ATTEMPTS = 8
+_HOST_LOG_BYTES_MAX = 4 * 2**20
+"""A log that is longer is begun anew with the next host."""
 _REPLY_S = 30.0
 
 
@@ -74,7 +76,7 @@ class LocalJobRunner(JobRunner):
         except OSError as error:
             raise RetryableJobError(f"job {spec.job_id} cannot be recorded in {folder.path}: {error}") from error
         surroundings = {
-            "env": dict(os.environ),
+            "env": job_environment(),
             "path": [os.path.abspath(p) for p in sys.path],
             "grace_s": self._grace_s,
         }
@@ -164,14 +166,23 @@ class LocalJobRunner(JobRunner):
         command += ["--idle-s", str(self._idle_s), "--preload", ",".join(self._preload)]
         try:
             run.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(run / "jobs-host.log", "ab") as log:
+            path = run / "jobs-host.log"
+            outgrown = path.exists() and path.stat().st_size > _HOST_LOG_BYTES_MAX
+            with path.open("wb" if outgrown else "ab") as log:
                 subprocess.run(
-                    command, cwd=_CODE_ROOT, env={**os.environ, **SINGLE_THREADED}, stdin=subprocess.DEVNULL,
+                    command, cwd=_CODE_ROOT, env={**job_environment(), **SINGLE_THREADED}, stdin=subprocess.DEVNULL,
                     stdout=log, stderr=log, start_new_session=True, timeout=60, check=True,
                 )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             log_path = run / "jobs-host.log"
             raise RetryableJobError(f"the job host could not be started ({error}); see {log_path}") from error
+
+
+def job_environment() -> dict[str, str]:
+    """The controller's own settings, its token and database among them, are none of a job's business: a job runs an owner's code.
+
+    All else goes through, since a policy may name the variable that holds its data source's URL."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
 
 
 def _wait_until_free(folder: JobFolder, patience_s: float) -> bool:

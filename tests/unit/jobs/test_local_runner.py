@@ -374,17 +374,18 @@ def test_log_is_bounded(home: Path, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- the host
 def test_surroundings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job has the environment of the daemon that asked (not of the one that started the host), fresh random numbers, one thread."""
+    """A job has the environment of the daemon that asked (not of the one that started the host), without its settings; one thread."""
     runner = runner_of(home, preload=("numpy",))
     runner.warm()
-    monkeypatch.setenv("RATCHET_TEST_LATE", "yes")
+    monkeypatch.setenv("TEST_LATE", "yes")
+    monkeypatch.setenv("RATCHET_TOKEN", "no job's business")
     numbers = set()
     for i in range(2):
-        spec = spec_of("surroundings", f"j{i}", keys=["RATCHET_TEST_LATE", "OMP_NUM_THREADS"])
+        spec = spec_of("surroundings", f"j{i}", keys=["TEST_LATE", "OMP_NUM_THREADS", "RATCHET_TOKEN"])
         runner.ensure(spec)
         output = ended(runner, f"j{i}").output
         assert output is not None
-        assert output["env"] == {"RATCHET_TEST_LATE": "yes", "OMP_NUM_THREADS": "1"}
+        assert output["env"] == {"TEST_LATE": "yes", "OMP_NUM_THREADS": "1", "RATCHET_TOKEN": None}
         assert output["group"] == output["pid"]
         assert output["cwd"] == str(home / "jobs" / f"j{i}" / "work")
         assert output["threads"] == 1
