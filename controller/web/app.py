@@ -31,8 +31,8 @@ class Ticking(Protocol):
 
 
 def build_app(service: Service, loop: Ticking, token: str) -> Guard:
-    """The ASGI application; `token` opens all but the guard's open paths. The guard stands before the routing, so that not even the existence
-    of a path is told to strangers."""
+    """The ASGI application; `token` opens all but the guard's open paths. The guard stands before the routing, so that not even the
+    existence of a path is told to strangers."""
 
     @get("/metrics", sync_to_thread=False, include_in_schema=False)
     def metrics() -> Response[bytes]:
