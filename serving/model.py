@@ -36,6 +36,8 @@ class Model:
     manifest: Manifest
     schema: Schema
     scorer: Scorer
+    example: Columns
+    """One row that the model must be able to answer: of those that it was trained on, or of missing values if none is kept."""
 
     def predict(self, columns: Columns) -> Scores:
         """Scores of at least one row by the score convention. Raises PredictionError."""
@@ -66,8 +68,11 @@ def load_model(folder: Path) -> Model:
     """Load a model folder. Raises ModelFolderError."""
     manifest = read_manifest(folder)
     schema = Schema(manifest.features)
-    scorer = make_scorer(folder, manifest, schema, sample_columns(folder, schema))
-    return Model(manifest=manifest, schema=schema, scorer=scorer)
+    sample = sample_columns(folder, schema)
+    example = {name: values[:1] for name, values in sample.items()}
+    return Model(
+        manifest=manifest, schema=schema, scorer=make_scorer(folder, manifest, schema, sample), example=example
+    )
 
 
 def sample_columns(folder: Path, schema: Schema) -> Columns:

@@ -81,8 +81,8 @@ class Worker:
             log.close()
 
     def warm_up(self) -> None:
-        """Let the model answer one row of missing values. Raises PredictionError."""
-        self.model.predict(self.model.schema.columns(self.model.schema.missing_rows(1)))
+        """Let the model answer one row. Raises PredictionError."""
+        self.model.predict(self.model.example)
 
     def ready(self) -> bool:
         """Whether a request sent now would be answered: the batcher lives and is not stuck in one call."""

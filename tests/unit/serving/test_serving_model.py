@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,22 @@ def test_missing_values_and_unknown_categories_are_scored(tmp_path: Path) -> Non
     assert np.isfinite(model.predict(columns)).all()
 
 
+def test_the_example_is_a_row_that_the_model_was_trained_on(tmp_path: Path) -> None:
+    """An owner's model that cannot deal with missing values can be warmed up; without reference rows, missing values are all there is."""
+    folder = write_model(tmp_path)
+    assert np.isnan(load_model(folder).example["age"]).all()
+    rows(5).to_parquet(folder / "reference.parquet")
+    example = load_model(folder).example
+    assert example["age"].tolist() == rows(5).age.tolist()[:1]
+
+
 def test_what_the_model_raises_is_a_prediction_error(tmp_path: Path) -> None:
     """A model that fails, or gives scores of another shape, is blamed by a sentence."""
     model = load_model(write_model(tmp_path))
     columns = model.schema.columns(model.schema.missing_rows(3))
     with pytest.raises(PredictionError, match="the model failed: ValueError"):
         model.predict(columns | {"age": np.array(["x", "y", "z"], dtype=object)})
-    broken = Model(manifest=model.manifest, schema=model.schema, scorer=lambda columns: np.zeros((3, 2)))
+    broken = replace(model, scorer=lambda columns: np.zeros((3, 2)))
     with pytest.raises(PredictionError, match=r"shape \(3, 2\) for 3 rows, not \(3,\)"):
         broken.predict(columns)
 
