@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,7 @@ from controller.leadership import AlreadyRunning
 from controller.store.port import StoreError
 from controller.telemetry import logs
 from controller.web.app import build_app
-from controller.wiring import Parts, build, home_folder
+from controller.wiring import Parts, build
 from pipelines.jobs.files import write_bytes_atomic, write_json_atomic
 
 log = structlog.get_logger()
@@ -40,28 +41,34 @@ class Daemon:
         """Serve until SIGTERM, SIGINT or loss of leadership; the exit code."""
         settings = self._settings
         logs.configure(settings.log_level, settings.log_format)
-        try:
-            listener = _listen(settings.host, settings.port)
-            parts = build(settings, self._on_lost)
-            epoch = parts.leadership.start()
-        except (AlreadyRunning, StoreError, OSError, ValueError) as error:
-            log.error("daemon.cannot_start", reason=str(error))
-            return EXIT_CANNOT_START
-        try:
-            return self._serve(parts, listener, epoch)
-        finally:
-            self._stop(parts)
+        with ExitStack() as to_close:
+            try:
+                listener = to_close.enter_context(_listen(settings.host, settings.port))
+                parts = build(settings, self._on_lost)
+                to_close.callback(parts.store.close)
+                token = ensure_token(settings.home)
+                epoch = parts.leadership.start()
+            except (AlreadyRunning, StoreError, OSError, ValueError) as error:
+                log.error("daemon.cannot_start", reason=str(error))
+                return EXIT_CANNOT_START
+            try:
+                return self._serve(parts, listener, epoch, token)
+            finally:
+                self._stop(parts)
 
-    def _serve(self, parts: Parts, listener: socket.socket, epoch: int) -> int:
+    def _serve(self, parts: Parts, listener: socket.socket, epoch: int, token: str) -> int:
         home = self._settings.home
-        address, port = listener.getsockname()[:2]
-        token = ensure_token(home)
+        url = url_of(*listener.getsockname()[:2])
         app = build_app(parts.service, parts.loop, token)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
-        write_json_atomic(announcement(home), {"url": f"http://{address}:{port}", "pid": os.getpid()}, mode=0o600)
+        try:
+            write_json_atomic(announcement(home), {"url": url, "pid": os.getpid()}, mode=0o600)
+        except OSError as error:
+            log.error("daemon.cannot_start", reason=f"{announcement(home)} cannot be written: {error}")
+            return EXIT_CANNOT_START
         parts.loop.start()
-        log.info("daemon.started", url=f"http://{address}:{port}", home=str(home), epoch=epoch, pid=os.getpid())
+        log.info("daemon.started", url=url, home=str(home), epoch=epoch, pid=os.getpid())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._server.run(sockets=[listener])
@@ -76,7 +83,6 @@ class Daemon:
             parts.leadership.stop()
         except StoreError as error:
             log.warning("lease.not_released", error=str(error))
-        parts.store.close()
         log.info("daemon.stopped", note="serving processes and jobs go on")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -104,6 +110,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def url_of(address: str, port: int) -> str:
+    """Where whoever is on this machine reaches what listens on this address. All addresses are no address that one could ask for.
+
+    >>> url_of("127.0.0.1", 8640), url_of("0.0.0.0", 8640), url_of("::", 8640)
+    ('http://127.0.0.1:8640', 'http://127.0.0.1:8640', 'http://[::1]:8640')
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - looked for, not listened on
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def ensure_token(home: Path) -> str:
     """The API token, made on first use, readable by the owner of the state folder only."""
     path = home_token_path(home)
@@ -128,6 +144,4 @@ def home_token_path(home: Path) -> Path:
 
 def run(settings: Settings | None = None) -> int:
     """Read the settings and run. Raises pydantic.ValidationError for settings that make no sense."""
-    settings = settings or Settings()
-    home_folder(settings)
-    return Daemon(settings).run()
+    return Daemon(settings or Settings()).run()

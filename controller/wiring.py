@@ -40,10 +40,12 @@ class Parts:
 
 
 def home_folder(settings: Settings) -> Path:
-    """The state folder, made with what must be private in it."""
+    """The state folder. A new one is its owner's alone: the prediction log in it holds what customers sent. Raises OSError."""
     home = settings.home
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "run").mkdir(mode=0o700, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run = home / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    run.chmod(0o700)  # whoever was first may have made it with other rights
     return home
 
 
