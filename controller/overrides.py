@@ -37,6 +37,9 @@ class Verb(StrEnum):
 
 WITH_VERSION = frozenset({Verb.PIN, Verb.PROMOTE, Verb.ROLLBACK})
 """Orders that may name a version."""
+REASON_MAX = 2_000
+ACTOR_MAX = 200
+"""Characters. A hold keeps its reason in the model's state, which every later decision is recorded with."""
 KNOWN_MAX = 10
 """So many versions, the newest, are named to a person who named none that there is."""
 
@@ -82,6 +85,7 @@ def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -
         )
     if not order.reason.strip():
         raise OverrideRefused(f"{order.verb} needs a reason (--reason), so that others can read later why it was done")
+    check_lengths(order.actor, order.reason)
     if order.version is not None and order.verb not in WITH_VERSION:
         raise OverrideRefused(f"{order.verb} takes no version (--version), but got {order.version}")
     if order.actor.strip() in ("", CONTROLLER):
@@ -90,6 +94,13 @@ def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -
     sentence = VERBS[order.verb](draft, order)
     assert any(e.actor == order.actor for e in draft.events), f"{order.verb} left no event"
     return draft.finish(sentence)
+
+
+def check_lengths(actor: str, reason: str = "") -> None:
+    """Raises OverrideRefused for words that are too long for the record."""
+    for what, text, longest in (("a reason", reason, REASON_MAX), ("an actor", actor, ACTOR_MAX)):
+        if len(text) > longest:
+            raise OverrideRefused(f"{what} has at most {longest} characters, but got {len(text)}")
 
 
 def preview(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -> Preview:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 MAX_TRIES = 20
 """Of a change that others keep overtaking."""
+PATH_MAX = 4096
+"""Characters of a folder's name; Linux takes no longer one."""
 LAST_CYCLES = 20
 """So many are looked at to explain a model."""
 
@@ -157,6 +159,7 @@ class Service:
         """Follow these policies from now on; all are checked before the first is applied.
 
         Raises PolicyRefused, `overrides.OverrideRefused`, NotLeading."""
+        overrides.check_lengths(actor)
         loaded = _parse(documents)
         return [self._apply(one, actor, dry_run=dry_run) for one in loaded]
 
@@ -205,6 +208,7 @@ class Service:
             raise overrides.OverrideRefused(
                 "delete needs a reason (--reason), so that others can read later why it was done"
             )
+        overrides.check_lengths(actor, reason)
         event = applying.deletion(self._load(name), actor, reason.strip(), self._now())
         try:
             self._store.delete(self._leading_epoch(), name, [event])
@@ -284,12 +288,16 @@ def _until_settled(attempt: Callable[[], T]) -> T:
     return attempt()
 
 
+def _is_place(directory: str) -> bool:
+    return Path(directory).is_absolute() and len(directory) <= PATH_MAX and "\0" not in directory
+
+
 def _parse(documents: Sequence[PolicyDocument]) -> list[Loaded]:
     """Raises PolicyRefused with everything that is wrong with any of them."""
     loaded: dict[str, Loaded] = {}
     problems: list[Problem] = []
     for document in documents:
-        if not Path(document.directory).is_absolute():
+        if not _is_place(document.directory):
             rule = "the folder that relative paths start from must be absolute"
             problems.append(Problem(file=document.file, rule=rule, value=shown(document.directory)))
             continue
