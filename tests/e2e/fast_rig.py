@@ -194,7 +194,10 @@ class Rig:
     def first_champion(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Apply a policy to an empty home and wait until its first version serves."""
         self.apply(spec)
-        return self.wait_for(lambda m: m["champion"] == 1 and m["cycle"] is None and m["address"], "v1 serves")
+        self.wait_for(lambda m: m["cycle"] is not None, "the first cycle has begun")
+        first = self.wait_closed(1)
+        assert first["outcome"] == "promoted", first["sentence"]
+        return self.model()
 
     def wait_step(self, label: str, number: int) -> dict[str, Any]:
         """The model once a step of the rollout of cycle `number` is in force, such as `shadow` or `50%`."""
@@ -205,11 +208,13 @@ class Rig:
 
     # ------------------------------------------------------------ processes
     def router_pid(self) -> int:
+        """0 while there is none."""
         return _announced(self.home / "run" / "router")
 
     def replica_pids(self, version: int) -> list[int]:
+        """Of those that are ready for requests."""
         folder = self.home / "run" / "replicas" / MODEL
-        return [_announced(slot) for slot in sorted(folder.glob(f"v{version}-*"))]
+        return [pid for slot in sorted(folder.glob(f"v{version}-*")) if (pid := _announced(slot))]
 
     def job_host_pid(self) -> int:
         found = [pid for pid, line in _processes() if "pipelines.jobs.host" in line and str(self.home) in line]
@@ -310,7 +315,11 @@ def kill_now(pid: int) -> None:
 
 
 def _announced(slot: Path) -> int:
-    return int(json.loads((slot / "announce.json").read_bytes())["pid"])
+    """0 if nobody has."""
+    try:
+        return int(json.loads((slot / "announce.json").read_bytes())["pid"])
+    except FileNotFoundError:
+        return 0
 
 
 def _processes() -> Iterator[tuple[int, str]]:

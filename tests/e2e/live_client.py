@@ -56,10 +56,11 @@ class Clients:
     count: int = 2
     feedback: bool = False
     patient: bool = False
-    """Try again when the connection breaks or the router is away, as clients of a single machine do."""
+    """Try again when the connection breaks or the router is away; `retries` counts how often that was needed."""
     make_row: Callable[[random.Random], Row] = random_row
     answers: list[Answer] = field(default_factory=list)
     feedback_problems: list[str] = field(default_factory=list)
+    retries: int = 0
 
     def __enter__(self) -> Clients:
         self._stop = threading.Event()
@@ -95,11 +96,13 @@ class Clients:
     # ------------------------------------------------------------ one client
     def _run(self, number: int) -> None:
         random_ = random.Random(number)
-        caller = _Caller(self.url, patient=self.patient)
+        caller = _Caller(self.url, patience_s=ROUTER_OUTAGE_S if self.patient else 0.0)
         while not self._stop.is_set():
             row = self.make_row(random_)
             answer = self._ask(caller, f"q{next(self._serial)}", row)
             self.answers.append(answer)
+            self.retries += caller.retries
+            caller.retries = 0
             if self.feedback and not answer.problem:
                 self._report(caller, answer.id, truth(row))
             self._stop.wait(PAUSE_S)
@@ -134,14 +137,15 @@ class Clients:
 class _Caller:
     """One keep-alive connection to the router."""
 
-    def __init__(self, url: str, *, patient: bool = False) -> None:
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         address = urlsplit(url)
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
-        self._patient = patient
+        self._patience_s = patience_s
+        self.retries = 0
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], Any]:
         """Status, headers in lower case, JSON. Raises OSError."""
-        deadline = time.monotonic() + (ROUTER_OUTAGE_S if self._patient else 0)
+        deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 return self._once(path, body)
@@ -149,6 +153,7 @@ class _Caller:
                 self._connection.close()
                 if time.monotonic() >= deadline:
                     raise
+                self.retries += 1
                 time.sleep(0.05)
 
     def _once(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], Any]:
