@@ -22,9 +22,10 @@ from enum import StrEnum
 from pathlib import Path
 
 LOG_BYTES_MAX = 4 * 2**20
-"""A log that is longer when its process starts is begun anew; the old one is kept once, as `.1`."""
+"""A log that is longer is begun anew; the old one, or its newest part, is kept once, as `.1`."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LAUNCH = (
+    '{ ulimit -Sn 65536 || ulimit -Sn "$(ulimit -Hn)"; } 2>/dev/null; '  # a connection is a file, and the usual limit is 1024
     "read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id"
     ' && echo "$boot $stat" >"$0" && exec "$@"'
 )
@@ -223,6 +224,22 @@ def begin_log(path: Path) -> int:
         return size
     os.replace(path, path.with_name(path.name + ".1"))
     return 0
+
+
+def trim_log(path: Path) -> None:
+    """Begin the log of a running process anew once it has grown too long, so that nobody who makes it complain fills the disk.
+
+    The process appends (O_APPEND), so it goes on at the new end. The newest part is kept once, as `.1`, if there is room for it."""
+    try:
+        size = path.stat().st_size
+        if size <= LOG_BYTES_MAX:
+            return
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(size - LOG_BYTES_MAX)
+            path.with_name(path.name + ".1").write_bytes(file.read(LOG_BYTES_MAX))
+        os.truncate(path, 0)
+    except OSError:  # no log yet, or no right to it: no reason to stop looking after the process
+        return
 
 
 def last_words(log: Path, begin: int, *, bytes_max: int = 8192, length_max: int = 400) -> str:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deployers.local.processes import Presence, Slot, begin_log, boot_id, last_words
+from deployers.local.processes import Presence, Slot, begin_log, boot_id, last_words, trim_log
 from deployers.target import ReplicaState
 from pipelines.jobs.files import read_json, write_json_atomic
 
@@ -174,6 +174,8 @@ class Supervised:
         before = self.life()
         assert before.terminated_at is None, f"{self.slot.folder} was told to end"
         presence = self.slot.presence()
+        if presence is Presence.RUNNING:
+            trim_log(self._program(before).log)
         port = self._announced() if presence is Presence.RUNNING else None
         due = before.answered_at is None or now - before.answered_at >= self._limits.probe_every_s
         answers = port is not None and due and self._probe(port)

@@ -16,6 +16,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiohttp import ClientError, web
@@ -43,6 +45,8 @@ class ProxyLimits:
     """Bounds on what one request, and all together, may take."""
 
     body_bytes_max: int = 16 * 2**20
+    bodies_bytes_max: int = 512 * 2**20
+    """Of all bodies that are held at the same time."""
     in_flight_max: int = 1024
     body_timeout_s: float = 30.0
     """From the headers to the end of the client's body."""
@@ -98,6 +102,7 @@ class Proxy:
         self._limits = limits
         self._mirrors: dict[str, Mirror] = {}
         self._in_flight = 0
+        self._held_bytes = 0
         self._id_prefix = os.urandom(8).hex()
         self._id_count = 0
 
@@ -127,7 +132,28 @@ class Proxy:
             raise RequestError(
                 503, f"the router is full: {self._limits.in_flight_max} requests are in flight; try again"
             )
-        call = await self._read(request)
+        with self._holding() as hold:
+            call = await self._read(request, hold)
+            return await self._answer(traffic, address, call)
+
+    @contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes that the block says it holds, until it ends. Over the bound, saying so raises RequestError."""
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self._held_bytes + size > self._limits.bodies_bytes_max:
+                raise RequestError(503, "the router is full: the requests in flight are too large together; try again")
+            self._held_bytes += size
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self._held_bytes -= held
+
+    async def _answer(self, traffic: ModelTraffic, address: Address, call: Call) -> web.Response:
         started = time.perf_counter()
         try:
             version, answer = await self._forward(traffic, address, call)
@@ -142,7 +168,7 @@ class Proxy:
         answer.headers[REQUEST_ID_HEADER] = call.headers[REQUEST_ID_HEADER]
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
-    async def _read(self, request: web.BaseRequest) -> Call:
+    async def _read(self, request: web.BaseRequest, hold: Callable[[int], None]) -> Call:
         """The whole request, with an id. Raises RequestError."""
         if request.method not in ("GET", "POST"):
             raise RequestError(405, f"method {request.method} is not served; use GET or POST")
@@ -152,7 +178,7 @@ class Proxy:
         if request.can_read_body:
             if "Expect" in request.headers and request.transport is not None:
                 request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = await self._read_body(request)
+            body = await self._read_body(request, hold)
         headers = end_to_end(request.headers, (ROLE_HEADER,))
         request_id = headers.get(REQUEST_ID_HEADER, "")
         if not request_id or len(request_id) > _REQUEST_ID_LENGTH_MAX:
@@ -160,16 +186,21 @@ class Proxy:
             headers[REQUEST_ID_HEADER] = f"{self._id_prefix}-{self._id_count:x}"
         return Call(request.method, request.raw_path, headers, body)
 
-    async def _read_body(self, request: web.BaseRequest) -> bytes:
+    async def _read_body(self, request: web.BaseRequest, hold: Callable[[int], None]) -> bytes:
+        """Held as it arrives, not as it is announced: who announces much and sends little takes little from others."""
+        body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
-                return await request.read()
+                async for chunk in request.content.iter_any():
+                    hold(len(chunk))
+                    body += chunk
+                    if len(body) > self._limits.body_bytes_max:
+                        raise RequestError(413, f"the body may have at most {self._limits.body_bytes_max} bytes")
         except TimeoutError as error:
             raise RequestError(408, f"the body did not arrive within {self._limits.body_timeout_s:g} s") from error
-        except web.HTTPRequestEntityTooLarge as error:
-            raise RequestError(413, f"the body may have at most {self._limits.body_bytes_max} bytes") from error
         except (web.RequestPayloadError, ClientError, ConnectionError) as error:
             raise RequestError(400, f"the body could not be read: {error}") from error
+        return bytes(body)
 
     async def _forward(self, traffic: ModelTraffic, address: Address, call: Call) -> tuple[str, Answer]:
         """The version that answered and what it said. Raises RequestError if none did."""

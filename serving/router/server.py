@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import json
 import logging
 import os
@@ -16,9 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from serving.router.admin import Admin
@@ -69,9 +65,7 @@ async def running(options: RouterOptions) -> AsyncIterator[int]:
         for route in load_routes(options.state):
             fleet.apply(route)
         proxy = Proxy(fleet, upstream, metrics, options.limits)
-        public_runner = web.ServerRunner(
-            _public_server(proxy, metrics, options.limits), shutdown_timeout=options.drain_s
-        )
+        public_runner = web.ServerRunner(_public_server(proxy, metrics), shutdown_timeout=options.drain_s)
         admin_runner = web.AppRunner(
             Admin(fleet, metrics, options.state).application(), access_log=None, shutdown_timeout=1.0
         )
@@ -91,7 +85,7 @@ async def running(options: RouterOptions) -> AsyncIterator[int]:
             await admin_runner.cleanup()
 
 
-def _public_server(proxy: Proxy, metrics: RouterMetrics, limits: ProxyLimits) -> web.Server:
+def _public_server(proxy: Proxy, metrics: RouterMetrics) -> web.Server:
     async def handle(request: web.BaseRequest) -> web.Response:
         path = request.raw_path
         if path == "/metrics":
@@ -101,22 +95,7 @@ def _public_server(proxy: Proxy, metrics: RouterMetrics, limits: ProxyLimits) ->
             return web.json_response({"status": "ok", "live": True, "ready": True})
         return await proxy.handle(request)
 
-    request = functools.partial(_request, client_max_size=limits.body_bytes_max)
-    return web.Server(handle, request_factory=request, access_log=None, auto_decompress=False)
-
-
-def _request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: asyncio.Task[None],
-    *,
-    client_max_size: int,
-) -> web.BaseRequest:
-    """A request that refuses bodies over the limit while they arrive; the server's own factory has a fixed limit."""
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=client_max_size)
+    return web.Server(handle, access_log=None, auto_decompress=False)
 
 
 def _listen(host: str, port: int) -> socket.socket:

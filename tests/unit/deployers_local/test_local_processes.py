@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from deployers.local.processes import (
     last_words,
     locked,
     reap,
+    trim_log,
 )
 
 
@@ -130,6 +132,33 @@ def test_long_log_is_begun_anew(tmp_path: Path) -> None:
     assert begin_log(log) == 0
     assert log.with_name("log.1").stat().st_size == LOG_BYTES_MAX + 1
     assert not log.exists()
+
+
+def test_log_of_a_running_process_is_bounded_too(slot: Slot) -> None:
+    """One that never stops and complains of every bad request must not fill the disk: its newest lines are kept, and it goes on."""
+    line = "x" * 1023
+    run(slot, f"import time\nfor i in range({LOG_BYTES_MAX // 1024 + 10}): print({line!r})\nprint('last', flush=True)\n"
+              "time.sleep(1); print('after', flush=True); time.sleep(60)")  # fmt: skip
+    log = slot.folder.parent / "log"
+    wait(lambda: log.exists() and log.read_text().endswith("last\n"))
+    trim_log(log)
+    wait(lambda: log.read_text() == "after\n")
+    old = log.with_name("log.1")
+    assert (old.stat().st_size, old.read_text().endswith("last\n")) == (LOG_BYTES_MAX, True)
+    trim_log(log)
+    assert log.read_text() == "after\n"
+
+
+def test_process_may_have_many_connections(slot: Slot) -> None:
+    """The soft limit of open files, often 1024, is raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        run(slot, "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait(lambda: slot.presence() is Presence.GONE)
+    assert int(last_words(slot.folder.parent / "log", 0)) == min(hard, 65536)
 
 
 @pytest.mark.parametrize(

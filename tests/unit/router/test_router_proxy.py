@@ -269,6 +269,26 @@ def test_too_large_a_body_is_refused(tmp_path: Path, chunked: bool) -> None:
     with_router(tmp_path, scenario, ProxyLimits(body_bytes_max=5000))
 
 
+def test_bodies_together_are_bounded(tmp_path: Path) -> None:
+    """Many large requests at once cannot fill the memory: what does not fit is 503 at once, and there is room again afterwards."""
+
+    async def scenario(rig: Rig) -> None:
+        one = await rig.replica(gate=asyncio.Event())
+        await rig.route({"1": [one]}, {"1": 100})
+        waiting = [asyncio.create_task(rig.ask(body=b"x" * 4000)) for _ in range(2)]
+        await until(lambda: len(one.seen) == 2, "two in flight")
+        status, _, body = await rig.ask(body=b"x" * 4000)
+        assert (status, "full" in body["error"]) == (503, True)
+        small = asyncio.create_task(rig.ask(body=b"{}"))
+        await until(lambda: len(one.seen) == 3, "a small one fits")
+        assert one.gate is not None
+        one.gate.set()
+        assert [(await task)[0] for task in (*waiting, small)] == [200] * 3
+        assert (await rig.ask(body=b"x" * 4000))[0] == 200
+
+    with_router(tmp_path, scenario, ProxyLimits(bodies_bytes_max=10_000))
+
+
 def test_body_that_never_comes_is_given_up(tmp_path: Path) -> None:
     """A client that announces a body and sends none gets 408."""
 
