@@ -64,6 +64,8 @@ class History:
         self.observer = SimObserver(self.rng)
         self.notifier = SimNotifier()
         self.controllers = 0
+        self.epochs: list[int] = []
+        """Of all commits, in order."""
         self.depth = 0
         self.ledger = Ledger()
         self.leader: Reconciler | None = None
@@ -89,7 +91,7 @@ class History:
             epoch = self.store.acquire(holder, self.now + timedelta(days=400), TTL_S)
         assert epoch is not None
         return Reconciler(
-            store=FaultyStore(self.store, self._fault),
+            store=FaultyStore(self.store, self._fault, self.epochs),
             jobs=FaultyPort(self.jobs, "jobs", {"ensure", "cancel"}, self._fault),
             target=FaultyPort(self.target, "target", {"apply"}, self._fault),
             observer=self.observer, leadership=SimLeadership(epoch), home=HOME, strides=3,
@@ -259,6 +261,10 @@ class Ledger:
     weights: dict[int, float] = field(default_factory=dict)
     newest: int = 0
     """Number of the cycle that was opened last."""
+    asked: int = 0
+    """Generation of the newest plan."""
+    reached_at: datetime = START
+    """When the newest step came into force."""
     pardoned: int = 0
     """Cycles up to this number count against no cooldown any more."""
 
@@ -267,7 +273,9 @@ class Ledger:
         events = history.store.events(MODEL, after=self.last_seq, limit=10_000)
         self._cycles(history, state, events)
         self._versions(state)
+        self._bans(history, state)
         self._traffic(history, state)
+        self._rollouts(history, state, events)
         self._work(history)
         self._record(events, state)
         if events:
@@ -331,6 +339,31 @@ class Ledger:
             if version.forced:
                 self.banned.discard(number)
 
+    def _bans(self, history: History, state: ModelState) -> None:
+        """Abort and rollback stick."""
+        for cycle in history.store.cycles(MODEL, limit=10_000):
+            version = state.versions.get(cycle.challenger or 0)
+            if cycle.outcome in (Outcome.ABORTED, Outcome.ROLLED_BACK) and version is not None:
+                banned = version.status is VersionStatus.QUARANTINED or version.forced
+                assert banned, f"invariant 7: v{version.number} of cycle {cycle.number} may come back by itself"
+
+    def _rollouts(self, history: History, state: ModelState, events: Any) -> None:
+        """A step is reached when its traffic is in force, and passed on what was measured since."""
+        status = history.target.in_force.get(MODEL)
+        for event in events:
+            if event.kind == "traffic.changed":
+                self.asked = event.data["generation"]
+            elif event.kind == "step.reached":
+                self.reached_at = event.at
+                assert status is not None
+                assert status.generation >= self.asked, "invariant 4: a step counted before its traffic was in force"
+            elif event.kind == "step.passed" and event.data["step"] > 0:
+                known = [
+                    o.comparison for o in history.observer.given
+                    if o.comparison and o.comparison.observed_at >= self.reached_at and o.comparison.challenger_rows >= 20
+                ]  # fmt: skip
+                assert known, "invariant 4: a step passed on what was not measured in it"
+
     def _traffic(self, history: History, state: ModelState) -> None:
         status = history.target.in_force.get(MODEL)
         weights = dict(status.weights) if status else {}
@@ -343,6 +376,9 @@ class Ledger:
         if state.plan and status and status.generation == state.plan.generation:
             stuck = set(weights) & self.banned
             assert not stuck, f"invariant 7: quarantined {stuck} serves"
+        if state.champion is not None:
+            assert state.plan is not None
+            assert state.champion in state.plan.digests, "invariant 8: the champion is not kept ready"
         self.served = self.served or (state.champion is not None and bool(weights))
         assert not self.served or weights, "invariant 8: nothing serves any more"
         self.weights = weights
@@ -352,6 +388,7 @@ class Ledger:
         assert not doubled, f"invariant 5: started twice: {doubled}"
         epochs = history.target.epochs
         assert epochs == sorted(epochs), "invariant 6: an old leader changed traffic"
+        assert history.epochs == sorted(history.epochs), "invariant 6: an old leader wrote"
 
     def _record(self, events: Any, state: ModelState) -> None:
         for event in events:

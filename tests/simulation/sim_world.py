@@ -265,15 +265,24 @@ class SimNotifier:
 class FaultyStore:
     """The real store's calls, with bad luck around each write."""
 
-    def __init__(self, store: MemoryStore, fault: Callable[[str, Callable[[], Any]], Any]) -> None:
+    def __init__(
+        self, store: MemoryStore, fault: Callable[[str, Callable[[], Any]], Any], epochs: list[int] | None = None
+    ) -> None:
         self._store = store
         self._fault = fault
+        self._epochs = epochs if epochs is not None else []
+        """Of all commits that were written."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def commit(self, epoch: int, commit: Commit) -> ModelState:
-        result: ModelState = self._fault("store.commit", lambda: self._store.commit(epoch, commit))
+        def write() -> ModelState:
+            after = self._store.commit(epoch, commit)
+            self._epochs.append(epoch)
+            return after
+
+        result: ModelState = self._fault("store.commit", write)
         return result
 
 
