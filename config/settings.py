@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     keep_versions: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=10, description="older versions of a model to keep: so many former champions, and so many others"
     )
+    keep_log_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        default=0, description="days of the prediction logs to keep; 0 keeps all"
+    )
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"

@@ -2,7 +2,7 @@
 
 Deleting is safe to interrupt and to repeat. A version is first written down as removed, so that no override can ask for it, and its files
 go afterwards; everything else is kept or deleted by what the store says at that moment. The record itself (events, cycles, versions) is
-never deleted. Runs beside the reconciler, rarely.
+never deleted, and the prediction log only if the settings say so: it is what models are trained on. Runs beside the reconciler, rarely.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
 from controller.draft import Decision, Draft
+from controller.observing import MEASUREMENT
 from controller.phases import cycle_of_job
 from controller.state import Cycle, ModelState, Phase, VersionStatus
 from controller.store.port import Commit, ConflictError, Store
@@ -36,7 +37,9 @@ SETTLED_S = 3600.0
 """What changed within this time is left alone, whatever it is: somebody may be about to use it."""
 ORPHAN_S = 86_400.0
 """An unpacked image that belongs to no version may be one that is just being packaged, until it is so old."""
-_MEASUREMENT = re.compile(r".+-observe-[0-9a-f]{12}")
+_SERVING_LOG = re.compile(r"(.+)-v([0-9]+)-[0-9]+\.log(\.1)?")
+_SEGMENT_TIME = re.compile(r"[0-9]{8}T[0-9]{12}")
+"""With which the name of a segment of the prediction log starts: when its first row was written, UTC."""
 _CYCLE_FOLDER = re.compile(r"c([0-9]+)")
 
 
@@ -90,6 +93,8 @@ class Housekeeper:
     policy: Callable[[ModelState], ModelPolicy]
     keep_versions: int
     cache_max_bytes: int
+    keep_log: timedelta | None = None
+    """So much of every prediction log; None: all of it."""
     wall: Callable[[], float] = time.time
     """Epoch seconds by the clock that stamps files."""
 
@@ -101,6 +106,8 @@ class Housekeeper:
         self._images(states)
         self._records(states)
         self._working_folders(states)
+        self._serving_logs(states)
+        self._prediction_logs()
         self._cache(states)
 
     def _give_up(self, state: ModelState) -> None:
@@ -132,7 +139,7 @@ class Housekeeper:
     def _records(self, states: Mapping[str, ModelState]) -> None:
         for folder in _folders(self.home / "jobs"):
             known = cycle_of_job(folder.name)
-            useless = is_past(states.get(known[0]), known[1]) if known else _MEASUREMENT.fullmatch(folder.name)
+            useless = is_past(states.get(known[0]), known[1]) if known else MEASUREMENT.fullmatch(folder.name)
             if useless and self._age_s(folder) > SETTLED_S:
                 self.jobs.poll(folder.name)  # one that vanished unseen has ended now
                 self.jobs.forget(folder.name)
@@ -146,6 +153,32 @@ class Housekeeper:
             if of_model.name not in states:
                 with suppress(OSError):  # not empty
                     of_model.rmdir()
+
+    def _serving_logs(self, states: Mapping[str, ModelState]) -> None:
+        """What replicas of versions said that are gone for good."""
+        folder = self.home / "serving"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if match := _SERVING_LOG.fullmatch(path.name):
+                state = states.get(match[1])
+                version = state.versions.get(int(match[2])) if state else None
+                if (version is None or version.removed_at is not None) and self._age_s(path) > SETTLED_S:
+                    path.unlink(missing_ok=True)
+
+    def _prediction_logs(self) -> None:
+        """Segments that begin before what is kept; one holds a few minutes, so its last rows are hardly younger.
+
+        Of deleted models too, whose logs nothing else ends. Whoever reads at that moment misses those rows and no others."""
+        if self.keep_log is None:
+            return
+        oldest = f"{self.now().astimezone(UTC) - self.keep_log:%Y%m%dT%H%M%S%f}"
+        gone = 0
+        for path in (self.home / "log").glob("*/*/*.parquet"):
+            begun = path.name.partition("-")[0]
+            if _SEGMENT_TIME.fullmatch(begun) and begun < oldest:
+                path.unlink(missing_ok=True)
+                gone += 1
+        if gone:
+            log.info("housekeeping.log_shortened", segments=gone)
 
     def _cache(self, states: Mapping[str, ModelState]) -> None:
         """What an open cycle rests on counts as used, however long it waits for a person."""

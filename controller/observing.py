@@ -5,6 +5,7 @@ The daemon never waits for one and never loads what it takes to make one. Nothin
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from policies.signals import Comparison, Signal
 log = structlog.get_logger()
 
 ENTRY = "evaluators.observe:run"
+MEASUREMENT = re.compile(r".+-observe-[0-9a-f]{12}")
+"""Names of measuring jobs."""
 OBSERVE_GRACE_S = 60.0
 """Beyond its time-out, until a measurement that nobody asked about is let go."""
 _SIGNALS = TypeAdapter(dict[str, Signal])
@@ -73,7 +76,12 @@ class JobObserver:
             and state.name not in self._ongoing
             and len(self._ongoing) < self.parallel
             and self.monotonic() >= self._due.get(state.name, 0.0)
+            and self._under_way() < self.parallel
         )
+
+    def _under_way(self) -> int:
+        """Those of a daemon before this one count too: one that is restarted again and again must not pile them up."""
+        return sum(MEASUREMENT.fullmatch(job_id) is not None for job_id in self.jobs.active())
 
     def _give_up_abandoned(self) -> None:
         """A model that was deleted is looked at no more; its measurement must not keep others from theirs for ever."""

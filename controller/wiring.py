@@ -69,6 +69,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,
         keep_versions=settings.keep_versions, cache_max_bytes=settings.cache_max_mb * 1_000_000,
+        keep_log=timedelta(days=settings.keep_log_days) if settings.keep_log_days else None,
     )  # fmt: skip
     loop = Loop(
         store=store, reconciler=reconciler, notifier=JournalNotifier(home / "notices.jsonl"), now=clock.now,

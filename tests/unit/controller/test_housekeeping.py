@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,43 @@ def test_the_cache_of_an_open_cycle_counts_as_used(tmp_path: Path) -> None:
     home.keeper().sweep()
     assert entries["held"].exists()
     assert not entries["free"].exists()
+
+
+def test_logs_of_replicas_go_with_their_version(tmp_path: Path) -> None:
+    """Those of versions that may serve again, of the router, and of strangers stay."""
+    home = Home(tmp_path, few())
+    names = [
+        f"{NAME}-v1-0.log",
+        f"{NAME}-v4-0.log",
+        f"{NAME}-v4-1.log.1",
+        f"{NAME}-v99-0.log",
+        "deleted-v1-0.log",
+        "router.log",
+    ]
+    for name in names:
+        path = home.folder("serving") / name
+        path.write_text("said")
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    home.keeper().sweep()
+    assert {path.name for path in (tmp_path / "serving").iterdir()} == {names[0], "router.log"}
+
+
+def test_prediction_logs_are_kept_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    """Then segments that began before what is kept go; journals, which a replica may be writing, and other files stay."""
+    home = Home(tmp_path, few())
+    old, young = f"{NOW - timedelta(days=31):%Y%m%dT%H%M%S%f}-7-ab", f"{NOW - timedelta(days=29):%Y%m%dT%H%M%S%f}-7-ab"
+    files = [
+        home.folder("log", model, kind) / name
+        for model in (NAME, "deleted")
+        for kind in ("predictions", "labels")
+        for name in (f"{old}.parquet", f"{old}.jsonl", f"{young}.parquet", "0-mine.parquet")
+    ]
+    for path in files:
+        path.write_bytes(b"rows")
+    home.keeper().sweep()
+    assert all(path.exists() for path in files)
+    replace(home.keeper(), keep_log=timedelta(days=30)).sweep()
+    assert {path for path in files if not path.exists()} == {p for p in files if p.name == f"{old}.parquet"}
 
 
 def test_an_empty_home_is_no_trouble(tmp_path: Path) -> None:

@@ -96,6 +96,19 @@ def test_a_deleted_model_does_not_keep_the_others_from_being_measured() -> None:
     assert not [job for job in bench.jobs.statuses if job.startswith("deleted")]
 
 
+def test_a_daemon_that_keeps_dying_does_not_pile_up_measurements() -> None:
+    """What its predecessors started counts, until it has ended."""
+    bench = Bench()
+    for _ in range(5):
+        bench.observe(named("a"))
+        bench.observe(named("b"))
+        bench.observer = JobObserver(jobs=bench.jobs, home=Path("/nowhere"), interval_s=30, parallel=1)
+    assert len(bench.jobs.active()) == 1
+    bench.finish()
+    bench.observe(named("a"))
+    assert len(bench.jobs.active()) == 1
+
+
 def test_models_take_turns() -> None:
     """With one measurement at a time and looks in a fixed order, each model gets its own."""
     bench = Bench()
