@@ -67,10 +67,15 @@ class Place:
             raise CliError(f"{path} cannot be read: {error}", Exit.UNREACHABLE) from error
 
     def secret(self) -> str:
-        """The token; empty if there is none, which the daemon then refuses."""
+        """The token; empty if there is none, which the daemon then refuses.
+
+        That of the state folder is for this machine's daemon: another machine gets it only if the folder was named too."""
         given = self.token or os.environ.get("RATCHET_TOKEN")
         if given:
             return given
+        server = self.server or os.environ.get("RATCHET_SERVER")
+        if server and not is_here(server) and self.home is None and not os.environ.get("RATCHET_HOME"):
+            return ""
         try:
             return (self.home_folder() / "run" / "token").read_text().strip()
         except OSError:
@@ -78,6 +83,14 @@ class Place:
 
 
 PLACE = Place()
+
+
+def is_here(url: str) -> bool:
+    """
+    >>> is_here("http://127.0.0.1:8640"), is_here("http://127.0.0.1.example:8640"), is_here("http://127.0.0.1@example")
+    (True, False, False)
+    """
+    return (urlsplit(url).hostname or "") in ("localhost", "127.0.0.1", "::1")
 
 
 def actor() -> str:
@@ -97,9 +110,8 @@ def call(
     import httpx
 
     url = PLACE.url()
-    local = (urlsplit(url).hostname or "") in ("localhost", "127.0.0.1", "::1")
     try:
-        with httpx.Client(timeout=timeout_s, trust_env=not local) as client:
+        with httpx.Client(timeout=timeout_s, trust_env=not is_here(url)) as client:
             answer = client.request(
                 method, f"{url}/api/v1{path}", params={k: v for k, v in (params or {}).items() if v is not None},
                 json=body, headers={"authorization": f"Bearer {PLACE.secret()}"},
