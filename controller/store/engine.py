@@ -41,9 +41,13 @@ def sqlite_file(url: str) -> Path:
     try:
         parsed: URL = sa.make_url(url)
     except ArgumentError as exc:
-        raise StoreError(f"store url: {url!r} is not a database URL; give sqlite:////absolute/path/state.db") from exc
+        # not shown: what cannot be taken apart may hold a password anywhere
+        raise StoreError(
+            "store url: RATCHET_DATABASE is not a database URL; give sqlite:////absolute/path/state.db"
+        ) from exc
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() != "sqlite":
+        shown = parsed.set(query={}).render_as_string(hide_password=True)  # some drivers take passwords as parameters
         raise StoreError(f"store url: {shown!r} is not supported yet; give sqlite:////absolute/path/state.db")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:") or parsed.query:
         raise StoreError(f"store url: {shown!r} names no plain file; give sqlite:////absolute/path/state.db")

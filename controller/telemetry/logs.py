@@ -13,8 +13,7 @@ import structlog
 _INTERNAL = ("_record", "_from_structlog")
 _SECRET_KEY = re.compile(r"(token|secret|password|passwd|authorization|api_?key|credential)", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]+@")
-
-
+_PARAMETER = re.compile(r"(?P<name>[?&;](?:password|passwd|pwd|token|secret|api_?key)=)[^\s&;'\"]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(Bearer|Basic) +[A-Za-z0-9._~+/=-]{8,}")
 
 
@@ -28,7 +27,8 @@ def mask(value: object) -> object:
     """
     match value:
         case str():
-            return _BEARER.sub(r"\1 ***", _URL_PASSWORD.sub(r"\g<scheme>:***@", value))
+            value = _PARAMETER.sub(r"\g<name>***", _URL_PASSWORD.sub(r"\g<scheme>:***@", value))
+            return _BEARER.sub(r"\1 ***", value)
         case Mapping():
             return {k: "***" if _SECRET_KEY.search(str(k)) and v else mask(v) for k, v in value.items()}
         case list() | tuple():

@@ -56,7 +56,7 @@ class SqlQuery:
 
     def read(self) -> pd.DataFrame:
         """All rows. Raises RetryableJobError if the database is away, PermanentJobError for a wrong query or too many rows."""
-        where = self.url.render_as_string(hide_password=True)
+        where = self.url.set(query={}).render_as_string(hide_password=True)  # some drivers take passwords as parameters
         try:
             engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
         except (NoSuchModuleError, ImportError) as error:

@@ -29,6 +29,7 @@ def _logging_put_back() -> Iterator[None]:
     [
         ("cannot reach postgresql://bob:pa55@db:5432/x", "cannot reach postgresql://bob:***@db:5432/x"),
         ("redis://:pa55@cache", "redis://:***@cache"),
+        ("postgresql://db/x?user=bob&password=pa55&a=1", "postgresql://db/x?user=bob&password=***&a=1"),
         ("Authorization: Bearer pa55pa55pa55", "Authorization: Bearer ***"),
         ({"url": "http://u:pa55@h", "deep": [{"api_key": "pa55"}]}, {"url": "http://u:***@h", "deep": [{"api_key": "***"}]}),
         (("http://u:pa55@h",), ["http://u:***@h"]),

@@ -100,7 +100,7 @@ def test_url_from_the_environment_and_hidden_password(
         SqlQuery.of(spec, tmp_path)
     monkeypatch.setenv("FLIGHTS_DB", f"sqlite:///{database}")
     assert SqlQuery.of(spec, tmp_path).read()["one"].tolist() == [1]
-    monkeypatch.setenv("FLIGHTS_DB", "oracle+nosuch://u:secret@db/x")
+    monkeypatch.setenv("FLIGHTS_DB", "oracle+nosuch://u:secret@db/x?password=secret")
     with pytest.raises(PermanentJobError) as caught:
         SqlQuery.of(spec, tmp_path).read()
     assert "secret" not in str(caught.value)

@@ -174,6 +174,8 @@ def test_a_missing_database_is_not_made_by_opening(tmp_path: Path) -> None:
     ("bad", "message"),
     [
         ("state.db", "is not a database URL"),
+        ("postgresql//ratchet:secret@db/ratchet", "is not a database URL"),
+        ("postgresql://db/ratchet?password=secret", "is not supported yet"),
         ("sqlite://", "names no plain file"),
         ("sqlite:///:memory:", "names no plain file"),
         ("sqlite:////tmp/x.db?mode=ro", "names no plain file"),
