@@ -56,7 +56,7 @@ def test_no_change_of_state_breaks_an_invariant_unnoticed() -> None:
     made = state(Phase.ROLLING_OUT)
     assert made.plan is not None
     assert made.cycle is not None
-    moved = replace(made, plan=replace(made.plan, generation=5, weights={2: 50, 3: 50}))
+    moved = replace(made, plan=replace(made.plan, generation=5, weights={2: 50, 3: 50}, shadow=None))
     unpassed = replace(version(3), lineage={"verdict": "fail"})
     cases: list[tuple[ModelState, ModelState, str]] = [
         (made, replace(made, cycle=replace(made.cycle, number=8), next_cycle=9), "invariant 1"),
