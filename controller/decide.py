@@ -87,10 +87,11 @@ def _who(hold: Hold) -> str:
 # ---------------------------------------------------------------- no cycle is open
 def _watch(draft: Draft, snapshot: Snapshot) -> str:
     state = draft.state
-    refusal = _not_now(draft)
+    refusal = not_now(state, draft.policy, draft.now)
     if state.champion is None:
         if refusal:
-            return f"no version serves yet; {refusal}"
+            brought = f"no version serves yet: cycle {state.next_cycle - 1} brought none"
+            return f"{brought}; {refusal}; 'ratchet trigger {state.name}' does not wait"
         sentence = "first cycle: no version serves yet"
         draft.open_cycle("bootstrap", sentence)
         return sentence
@@ -123,9 +124,9 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
     )
 
 
-def _not_now(draft: Draft) -> str:
-    """Why no cycle may open at this moment (cooldown, budget), or an empty string."""
-    state, spec, now = draft.state, draft.policy.spec, draft.now
+def not_now(state: ModelState, policy: ModelPolicy, now: datetime) -> str:
+    """Why no cycle may open by itself at this moment (cooldown, budget), or an empty string."""
+    spec = policy.spec
     if state.last_closed_at is not None and now < state.last_closed_at + spec.cooldown:
         return f"cooldown lasts until {until(state.last_closed_at + spec.cooldown)}"
     inside = [entry for entry in state.recent_cycles if entry[0] > now - spec.budget.per]
@@ -136,7 +137,7 @@ def _not_now(draft: Draft) -> str:
         )
     used_s = sum(seconds for _, seconds in inside)
     if spec.budget.compute is not None and used_s >= spec.budget.compute.total_seconds():
-        return f"{spent_words(draft.policy)} ({used_s:.0f} s used)"
+        return f"{spent_words(policy)} ({used_s:.0f} s used)"
     return ""
 
 

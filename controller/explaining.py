@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from controller import views
-from controller.decide import held
+from controller.decide import held, not_now
 from controller.draft import until
-from controller.overrides import Verb
+from controller.overrides import Verb, version_before
 from controller.state import Cycle, ModelState, Outcome, Phase
 from policies.cron import parse_cron
 from policies.durations import about, format_duration
@@ -191,6 +191,8 @@ def _next_without_cycle(state: ModelState, policy: ModelPolicy, now: datetime) -
     rest = state.last_closed_at + spec.cooldown if state.last_closed_at is not None else None
     if rest is not None and rest > now:
         lines.append(f"no trigger opens a cycle before {_when(rest, now)} (cooldown {format_duration(spec.cooldown)})")
+    elif spent := not_now(state, policy, now):
+        lines.append(f"no trigger opens a cycle: {spent}")
     if state.champion is None:
         return [*lines, "then the first cycle opens" if lines else "the first cycle opens"]
     for leaf in trigger_leaves(spec.triggers):
@@ -220,7 +222,7 @@ def _when(moment: datetime, now: datetime) -> str:
 # ---------------------------------------------------------------- what one may do
 def _commands(state: ModelState) -> list[Command]:
     """What stops the present course, quickest first; then what else makes sense here."""
-    serving = f"v{state.champion}" if state.champion is not None else "nothing"
+    serving = f"v{state.champion}" if state.champion is not None else "no version"
     cycle = state.cycle
     lifts = [
         (word, verb) for word, verb in (("paused", Verb.RESUME), ("frozen", Verb.UNFREEZE), ("pinned", Verb.UNPIN))
@@ -230,10 +232,10 @@ def _commands(state: ModelState) -> list[Command]:
     ]
     if cycle is not None:
         offers += _cycle_commands(state, cycle, serving)
-    elif state.previous is not None or len(state.versions) > 1:
-        offers.append((Verb.ROLLBACK, f"takes {serving} out of service and goes back to the version before"))
+    elif state.champion is not None and (before := version_before(state)) is not None:
+        offers.append((Verb.ROLLBACK, f"takes {serving} out of service, back to v{before}"))
     if state.paused is None:
-        offers.append((Verb.PAUSE, "stops everything where it is; traffic stays as it is"))
+        offers.append((Verb.PAUSE, "stops everything; traffic stays as it is"))
     if state.champion is not None and state.pinned is None and cycle is None:
         offers.append((Verb.PIN, f"keeps {serving}, whatever the triggers say"))
     if cycle is None and not state.paused and not state.pinned:
@@ -243,15 +245,16 @@ def _commands(state: ModelState) -> list[Command]:
 
 def _cycle_commands(state: ModelState, cycle: Cycle, serving: str) -> list[tuple[Verb, str]]:
     number = f"cycle {cycle.number}"
+    ends = f"ends {number}; {serving} {'serves' if state.champion is None else 'stays'}"
     match cycle.phase:
         case Phase.BAKING:
-            return [(Verb.ROLLBACK, f"takes {serving} out of service and goes back to v{state.previous}")]
+            return [(Verb.ROLLBACK, f"takes {serving} out of service, back to v{state.previous}")]
         case Phase.AWAITING_APPROVAL:
-            return [(Verb.APPROVE, "lets it roll out"), (Verb.REJECT, f"ends {number}; {serving} stays")]
+            return [(Verb.APPROVE, "lets it roll out"), (Verb.REJECT, ends)]
         case Phase.ROLLING_OUT if state.champion is not None:
             return [
-                (Verb.ROLLBACK, f"gives all traffic back to {serving} at once and quarantines v{cycle.challenger}"),
+                (Verb.ROLLBACK, f"gives all traffic back to {serving}, quarantines v{cycle.challenger}"),
                 (Verb.PROMOTE, f"makes v{cycle.challenger} champion now"),
             ]
         case _:
-            return [(Verb.ABORT, f"ends {number}; {serving} stays")]
+            return [(Verb.ABORT, ends)]

@@ -140,7 +140,8 @@ def _trigger(draft: Draft, order: Order) -> str:
     if state.cycle is not None:
         raise OverrideRefused(f"cycle {state.cycle.number} is open ({state.cycle.phase}); abort it first or let it end")
     if state.paused or state.pinned:
-        raise OverrideRefused(f"{state.name} is {'paused' if state.paused else 'pinned'}; resume or unpin it first")
+        stop, lift = ("paused", Verb.RESUME) if state.paused else ("pinned", Verb.UNPIN)
+        raise OverrideRefused(f"{state.name} is {stop}; {lift} it first")
     sentence = _record(draft, order, f"opens cycle {state.next_cycle}")
     draft.open_cycle(f"{BY_PERSON}: {order.actor}, {order.reason.strip()}", sentence)
     return sentence
@@ -289,7 +290,7 @@ def _rollback(draft: Draft, order: Order) -> str:
     worse = state.champion
     if worse is None:
         raise OverrideRefused(f"no version of {state.name} serves, so there is nothing to roll back")
-    wanted = order.version if order.version is not None else _version_before(state)
+    wanted = order.version if order.version is not None else version_before(state)
     if wanted is None:
         raise OverrideRefused(f"there is no version before v{worse} to go back to; {_known(state)}")
     if wanted == worse:
@@ -302,7 +303,7 @@ def _rollback(draft: Draft, order: Order) -> str:
     return sentence
 
 
-def _version_before(state: ModelState) -> int | None:
+def version_before(state: ModelState) -> int | None:
     """The newest version before the champion that was champion without being taken back, and can still serve."""
     assert state.champion is not None
     usable = {

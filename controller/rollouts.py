@@ -183,7 +183,7 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
     if (missing := _evidence_missing(draft, evidence)) and not step.shadow:
-        return f"{name}: pauses, because {missing}; gives the traffic back at {until(deadline)}"
+        return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):
         draft.set_cycle(step=index + 1, step_since=None, blind_since=None)
         following = rollout.steps[index + 1]

@@ -36,7 +36,8 @@ def print_explanation(told: dict[str, Any]) -> None:
         _row(grid, "" if i else "next", line)
     _row(grid, "why", told["opened"])
     _serving(grid, told["serving"], model)
-    for i, refusal in enumerate(told["refused"]):
+    earlier = [r for r in told["refused"] if r["sentence"] not in told["opened"]]  # the last cycle's is said by "why"
+    for i, refusal in enumerate(earlier):
         text = f"cycle {refusal['cycle']}, {moment(refusal['at'])}, {refusal['outcome'].replace('_', ' ')}: {refusal['sentence']}"
         _row(grid, "" if i else "refused", text)
     screen.print(grid)
@@ -85,10 +86,14 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     judged = f", {model['metric']} {score:.3f} when judged" if score is not None else ""
     made = f"made {moment(version['created_at'])} by cycle {version['cycle']}"
     _row(grid, "serving", f"v{version['number']}, {made}{f' ({cause})' if (cause := serving['cause']) else ''}")
-    _row(grid, "", f"{version['component']}, trained to {moment(version['trained_to'])}{judged}")
+    rows = "" if version["rows"] is None else f" on {version['rows']:,} rows"
+    until = "" if version["trained_to"] is None else f" up to {moment(version['trained_to'])}"
+    _row(grid, "", f"{version['component']}, trained{rows}{until}{judged}")
     _row(grid, "", f"image {version['digest'][:19]}", "dim")
     for i, gate in enumerate(serving["gates"]):
         _row(grid, "" if i else "gates", gate)
+    if model["address"]:
+        _row(grid, "predict", f"POST {model['address']}:predict")
     if version["forced"]:
         _row(grid, "forced", f"by {version['forced']}", "yellow")
     if model["previous"] is not None:
@@ -110,7 +115,7 @@ def _commands(commands: list[dict[str, str]]) -> None:
     if screen.width == PIPE_WIDTH:
         screen.width = WIDTH_MAX
     screen.print(grid)
-    screen.print(Text("each with --reason WHY; shows what it will change, and asks", "dim"))
+    screen.print(Text("each with --reason WHY; shows what it will change, and asks. Times are UTC.", "dim"))
 
 
 def print_replay(told: dict[str, Any]) -> None:

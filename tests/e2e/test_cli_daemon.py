@@ -60,7 +60,7 @@ def test_holds_hold(rig: Rig) -> None:
     row_version = json.loads(rig.ratchet("pause", "small", "-r", "x", "--dry-run", "-o", "json"))["row_version"]
     rig.ratchet("pause", "small", "--reason", "look into it", "--yes")
     assert rig.model()["held"]["paused"]["reason"] == "look into it"
-    assert "resume or unpin" in rig.ratchet("trigger", "small", "-r", "x", "-y", code=1)
+    assert "resume it first" in rig.ratchet("trigger", "small", "-r", "x", "-y", code=1)
     rig.ratchet("freeze", "small", "-r", "x", "-y", "--row-version", str(row_version), code=4)
     rig.ratchet("resume", "small", "-r", "seen", "-y")
     for on, off in (("freeze", "unfreeze"), ("pin", "unpin")):

@@ -349,8 +349,8 @@ def test_approving_a_held_cycle_waits_for_the_hold_to_end() -> None:
 def test_trigger_says_what_is_in_its_way() -> None:
     """An open cycle, a pause or a pin; a freeze is none, for it holds only traffic."""
     assert "cycle 7 is open (training)" in refused(state(Phase.TRAINING), Verb.TRIGGER)
-    assert "is paused; resume or unpin it first" in refused(state(paused=hold()), Verb.TRIGGER)
-    assert "is pinned; resume or unpin it first" in refused(state(pinned=hold()), Verb.TRIGGER)
+    assert "is paused; resume it first" in refused(state(paused=hold()), Verb.TRIGGER)
+    assert "is pinned; unpin it first" in refused(state(pinned=hold()), Verb.TRIGGER)
     opened = give(state(frozen=hold()), Verb.TRIGGER).after.cycle
     assert opened is not None
     assert opened.cause == "person: ann, she said so"

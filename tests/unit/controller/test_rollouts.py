@@ -124,7 +124,7 @@ def test_missing_evidence_pauses_a_step(comparison: Comparison | None, words: st
     made = rolling(1, NOW - HOUR)
     decision = decide(seen(made, comparison), NOW)
     assert traffic(decision) == traffic(decide(seen(made, comparison), NOW - MINUTE))
-    assert "v3 at 10% (step 2 of 4): pauses, because" in decision.sentence
+    assert "v3 at 10% (step 2 of 4): waits, because" in decision.sentence
     assert words in decision.sentence
     assert "gives the traffic back at 2026-03-02 12:00" in decision.sentence
 
@@ -133,7 +133,7 @@ def test_stale_evidence_pauses_a_step() -> None:
     """An old comparison says nothing about now."""
     made = rolling(1, NOW - 9 * HOUR)
     decision = decide(seen(with_cycle(made, traffic_since=NOW - DAY), compared(at=NOW - 7 * HOUR)), NOW)
-    assert "pauses, because the newest comparison is from 2026-03-01 05:00" in decision.sentence
+    assert "waits, because the newest comparison is from 2026-03-01 05:00" in decision.sentence
 
 
 def test_a_comparison_of_other_versions_is_none() -> None:

@@ -270,6 +270,25 @@ def test_explanation_shows_refusals_and_holds(world: World) -> None:
     assert told.commands[0].command == "ratchet resume late"
 
 
+def test_explanation_after_a_rollback_offers_no_other(world: World) -> None:
+    """What was rolled back from is banned, so there is nothing before the champion, and no rollback is offered."""
+    world.serving().service.order("late", order(Verb.TRIGGER))
+    world.live()
+    world.service.order("late", order(Verb.ROLLBACK))
+    told = world.service.explain("late")
+    assert (told.model.champion, told.model.cycle, len(told.model.versions)) == (1, None, 2)
+    assert "rollback" not in {c.command.split()[1] for c in told.commands}
+
+
+def test_explanation_names_a_spent_budget(world: World) -> None:
+    """While the budget is spent, nothing is said to come before it is there again."""
+    text = policy_text().replace("cooldown: 2h", "cooldown: 1s\n  budget: {cycles: 1, per: 7d}")
+    world.service.apply([document(text)], actor="ada@laptop")
+    world.live()
+    world.later(minutes=5)
+    assert "the budget of 1 cycles per 7d is spent until" in world.service.explain("late").next[0]
+
+
 def test_explanation_in_every_phase(world: World) -> None:
     """There is no phase in which explaining fails or offers a command that would be refused."""
     world.jobs.automatic = False
