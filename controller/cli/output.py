@@ -86,28 +86,38 @@ def print_data(value: Any, form: Format) -> None:
 
 
 LAST_COLUMN_MIN = 40
-"""Narrower, sentences turn into towers; a terminal that is too narrow wraps the lines itself."""
+"""Narrower, sentences turn into towers: they then stand below their row."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Like kubectl: no lines, headings in capitals. Only the last column is wrapped; what must be read whole is never cut."""
+    from rich.cells import cell_len
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[sayable(shown(cell)) for cell in row] for row in rows]
+    cells = [[sayable_line(shown(cell)) for cell in row] for row in rows]
     if not cells:
         print(empty, file=sys.stderr)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns[:-1]:
-        table.add_column(column.upper(), no_wrap=True)
-    table.add_column(columns[-1].upper(), overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
-    screen = console()
-    firsts = (max(len(heading), *(len(row[i]) for row in cells)) + 2 for i, heading in enumerate(columns[:-1]))
-    screen.width = max(screen.width, sum(firsts) + LAST_COLUMN_MIN)
-    screen.print(table)
+    lines = [[heading.upper() for heading in columns], *cells]
+    widths = [max(cell_len(line[i]) for line in lines) for i in range(len(columns) - 1)]
+    screen, whole = console(), console()
+    whole.width = max(whole.width, sum(widths) + 2 * len(widths))
+    beside = screen.width >= sum(widths) + 2 * len(widths) + LAST_COLUMN_MIN
+    for i, line in enumerate(lines):
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for width in widths:
+            grid.add_column(no_wrap=True, width=width)
+        texts = [Text(cell, "" if i else "bold") for cell in line]
+        if beside:
+            grid.add_column(overflow="fold")
+            grid.add_row(*texts)
+            screen.print(grid)
+        else:
+            grid.add_row(*texts[:-1])
+            whole.print(grid)
+            screen.print(Padding(texts[-1], (0, 0, 0, 2)))
 
 
 def shown(cell: Any) -> str:
@@ -123,6 +133,15 @@ def moment(text: str | None) -> str:
     '2013-03-02 04:00'
     """
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}" if text else "-"
+
+
+def second(text: str) -> str:
+    """An ISO time to the second, for what follows closely.
+
+    >>> second("2013-03-02T04:00:07.5Z")
+    '2013-03-02 04:00:07'
+    """
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}"
 
 
 def version_name(number: int | None) -> str:

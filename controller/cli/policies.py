@@ -98,6 +98,8 @@ def apply(
     for one in applied:
         ended = f"; cycle {one['superseded']} is superseded" if one["superseded"] is not None else ""
         print(sayable(f"{one['name']} {'would be ' if dry_run else ''}{one['action']}{ended}"))
+        if one["action"] == "created" and not dry_run:
+            print(f"its first version is on its way: 'ratchet watch {one['name']}'", file=sys.stderr)
 
 
 def _send(documents: list[dict[str, str]], *, dry_run: bool) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from controller.cli.output import (
     moment,
     print_data,
     print_table,
+    second,
     stops,
     traffic,
     version_name,
@@ -62,11 +63,11 @@ def versions(name: Name, output: Output = Format.TABLE) -> None:
         print_data(answer, output)
         return
     rows = [
-        (version_name(v["number"]), v["status"], v["cycle"], moment(v["created_at"]), moment(v["trained_to"]), v["component"],
-         v["digest"][:19], _scores(v["scores"]))
+        (version_name(v["number"]), v["status"], v["cycle"], moment(v["created_at"]), moment(v["trained_to"]),
+         v["digest"].removeprefix("sha256:")[:12], f"{v['component']}: {_scores(v['scores'])}")
         for v in answer["versions"]
     ]  # fmt: skip
-    columns = ("version", "status", "cycle", "created", "trained to", "component", "digest", "scores")
+    columns = ("version", "status", "cycle", "created (utc)", "trained to", "sha256", "component and scores")
     print_table(columns, rows, empty=f"{name} has no versions yet")
 
 
@@ -86,7 +87,7 @@ def cycles(name: MaybeName = None, limit: Limit = 20, output: Output = Format.TA
          version_name(c["challenger"]), c["sentence"])
         for c in answer["cycles"]
     ]  # fmt: skip
-    columns = ("model", "cycle", "state", "opened", "closed", "challenger", "sentence")
+    columns = ("model", "cycle", "state", "opened (utc)", "closed (utc)", "challenger", "sentence")
     print_table(columns, rows, empty="no cycles yet")
 
 
@@ -105,9 +106,10 @@ def events(
         print_data(answer, output)
         return
     rows = [
-        (e["seq"], moment(e["at"]), e["model"], e["cycle"], e["kind"], e["actor"], e["sentence"]) for e in answer["events"]
+        (e["seq"], second(e["at"]), e["model"], e["cycle"], e["kind"], e["actor"], e["sentence"]) for e in answer["events"]
     ]  # fmt: skip
-    print_table(("seq", "at", "model", "cycle", "kind", "actor", "sentence"), rows, empty="no events yet")
+    columns = ("seq", "at (utc)", "model", "cycle", "kind", "actor", "sentence")
+    print_table(columns, rows, empty=f"no events of {name!r}" if name else "no events yet")
 
 
 def explain(

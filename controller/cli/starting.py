@@ -56,7 +56,8 @@ def init(
         with write.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise CliError(f"{write} cannot be written: {error.strerror}; it is never overwritten", Exit.USAGE) from error
+        kept = "; it is never overwritten" if isinstance(error, FileExistsError) else ""
+        raise CliError(f"{write} cannot be written: {error.strerror}{kept}", Exit.USAGE) from error
     print(f"{write} written: look through it, then 'ratchet validate {write}'")
 
 

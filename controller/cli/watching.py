@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from controller.cli.client import CliError, Exit, call
-from controller.cli.output import console, moment, sayable, sayable_line, shown, stops, traffic, version_name
+from controller.cli.output import console, sayable, sayable_line, second, shown, stops, traffic, version_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +40,7 @@ def watch_lines(name: str | None, after: int | None) -> None:
             seen = event["seq"]
             print(
                 sayable_line(
-                    f"{event['seq']} {moment(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"
+                    f"{event['seq']} {second(event['at'])} {event['model']} {event['kind']}: {event['sentence']}"
                 ),
                 flush=True,
             )
@@ -75,7 +75,7 @@ def _screen(name: str | None) -> RenderableType:
     models = call("GET", "/models")["models"]
     events = call("GET", "/events", params={"model": name, "newest": True, "limit": LAST_EVENTS})["events"]
     chosen = [m for m in models if name is None or m["name"] == name]
-    return Group(_models(chosen), Rule(style="dim", characters="-"), _events(events))
+    return Group(_models(chosen), Rule(style="dim", characters="-"), _events(events, of_one=name is not None))
 
 
 def _models(models: list[dict[str, Any]]) -> RenderableType:
@@ -93,15 +93,18 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
     return table
 
 
-def _events(events: list[dict[str, Any]]) -> RenderableType:
+def _events(events: list[dict[str, Any]], *, of_one: bool) -> RenderableType:
+    """Newest first. Times of the newest's day without the date, and of one model without its name: sentences need the room."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2), expand=True)
-    for style in ("dim", "dim", ""):
+    for style in ("dim", "") if of_one else ("dim", "dim", ""):
         table.add_column(style=style, no_wrap=True)
     table.add_column(ratio=1)
+    today = second(events[-1]["at"])[:10] if events else ""
     for event in reversed(events):
-        cells = (moment(event["at"]), event["model"], event["kind"], event["sentence"])
+        at = second(event["at"]).removeprefix(today).strip()
+        cells = (at, *([] if of_one else [event["model"]]), event["kind"], event["sentence"])
         table.add_row(*(Text(sayable(cell)) for cell in cells))
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -91,6 +92,22 @@ def test_explanation_fits_80_columns(ratchet: Run, world: World) -> None:
     assert max(map(len, out.splitlines())) <= 80
     assert "ratchet rollback late" in out
     assert "v2" in out
+
+
+@pytest.mark.parametrize("what", ["models", "versions", "cycles", "events"])
+def test_tables_fit_80_columns(ratchet: Run, what: str) -> None:
+    """In a small terminal the last column stands below its row, whole; in a pipe it stands beside it."""
+    _, out, _ = ratchet("get", what, "late")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("  ")
+
+
+def test_events_are_told_to_the_second(ratchet: Run) -> None:
+    """Minutes do not tell in which order things happened."""
+    _, out, _ = ratchet("get", "events", "late")
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", out)
+    assert "no events of 'nope'" in ratchet("get", "events", "nope")[2]
 
 
 def test_no_text_steers_the_terminal(ratchet: Run, world: World) -> None:
