@@ -97,7 +97,7 @@ def _measure(query: Query, scene: Scene, end: datetime) -> Signal | dict[str, An
     )  # fmt: skip
     rows = len(current)
     if rows < max(query.min_rows, 1):
-        reason = f"{count(rows)} in the window that ended at {end.isoformat()}, {max(query.min_rows, 1):,} needed"
+        reason = f"{count(rows)} in the window that ended at {end:%Y-%m-%d %H:%M}, {max(query.min_rows, 1):,} needed"
         return Signal.unknown(reason, observed_at=scene.now, rows=rows)
     try:
         reference = _reference(scene)

@@ -187,4 +187,10 @@ def sentence(evidence: Evidence, *, margin: float, alpha: float, loss: str, chal
 
 
 def _odds(log_e: float) -> str:
-    return f"{math.exp(log_e):.3g}" if log_e < math.log(1e6) else "over 1,000,000"
+    """
+    >>> [_odds(math.log(e)) for e in (0.0123, 1.01, 168.2, 2834.0, 2e7)]
+    ['0.0123', '1.01', '168', '2,834', 'over 1,000,000']
+    """
+    if log_e >= math.log(1e6):
+        return "over 1,000,000"
+    return f"{math.exp(log_e):.3g}" if log_e < math.log(999.5) else f"{math.exp(log_e):,.0f}"

@@ -89,20 +89,25 @@ def starter_policy(start: Starter) -> str:
 def _data_lines(start: Starter) -> list[str]:
     lines = ["  data:", f"    source: {_source(start)}", f"    label: {_quote(start.label)}"]
     if start.time:
-        lines.append(f"    time: {_quote(start.time)}          # when the prediction is asked for")
+        lines.append(_noted(f"    time: {_quote(start.time)}", "when the prediction is asked for"))
     else:
-        lines.append("    # time: COLUMN         # when the prediction is asked for")
+        lines.append(_noted("    # time: COLUMN", "when the prediction is asked for"))
     if start.label_time:
-        lines.append(f"    label_time: {_quote(start.label_time)}    # when the label becomes known")
+        lines.append(_noted(f"    label_time: {_quote(start.label_time)}", "when the label becomes known"))
     elif start.label_delay:
-        lines.append(f"    label_delay: {start.label_delay}      # how long after that the label is known")
+        lines.append(_noted(f"    label_delay: {start.label_delay}", "how long after that the label is known"))
     elif start.time:
-        lines.append("    # label_delay: 6h      # how long after that the label is known")
+        lines.append(_noted("    # label_delay: 6h", "how long after that the label is known"))
     if start.exclude:
         lines.append(f"    exclude: [{', '.join(_quote(column) for column in start.exclude)}]")
     else:
-        lines.append("    # exclude: [COLUMN]    # columns that are no features")
+        lines.append(_noted("    # exclude: [COLUMN]", "columns that are no features"))
     return lines
+
+
+def _noted(line: str, note: str) -> str:
+    """The line with its comment in the column where all have theirs."""
+    return f"{line:<26} # {note}"
 
 
 def _source(start: Starter) -> str:

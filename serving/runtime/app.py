@@ -145,7 +145,12 @@ def _refused(_: HttpRequest, error: RequestError) -> Answer:
 
 def _not_served(request: HttpRequest, error: HTTPException) -> Answer:
     """What Litestar itself refuses: no such route (404), wrong method (405), body too large (413)."""
-    message = error.detail if error.status_code != 404 else f"there is no {request.url.path} here"
+    path = request.url.path
+    said = {
+        404: f"there is no {path} here; there are NAME:predict and NAME/feedback under /v1/models, NAME/infer under /v2/models",
+        405: f"{path} does not answer {request.method}",
+    }
+    message = said.get(error.status_code, error.detail)
     return _json({"error": message}, error.status_code, error.headers or {})
 
 
