@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.jobs.port import JobContext, JobError, JobSpec, JobState, JobStatus, PermanentJobError, RetryableJobError
 
 OUTPUT_BYTES_MAX = 16 * 2**20
+ERROR_CHARACTERS_MAX = 4_000
 _MACHINE_LIMITS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -57,15 +58,21 @@ def _require_json(entry: str, output: object) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """One sentence: a job error's own words; else class, message and the line of code that raised it."""
+    """One sentence: a job error's own words; else class, message and the line of code that raised it.
+
+    Bounded, since it goes into the record: an owner's code may raise an error that holds a whole table."""
     if isinstance(error, JobError):
-        return str(error)
-    text = " ".join(str(error).split())
+        return _shortened(str(error))
+    text = _shortened(" ".join(str(error).split()))
     sentence = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return sentence
     return f"{sentence} (in {Path(frames[-1].filename).name}, line {frames[-1].lineno}, {frames[-1].name})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= ERROR_CHARACTERS_MAX else f"{text[:ERROR_CHARACTERS_MAX]}… ({len(text)} characters)"
 
 
 def _may_pass(error: BaseException) -> bool:
