@@ -16,7 +16,8 @@ function element(tag, content, className) {
   return made;
 }
 
-const moment = (iso) => iso.slice(0, 16).replace("T", " ");
+const moment = (iso) => iso.slice(0, 19).replace("T", " ");
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const versionName = (number) => (number === null ? "–" : `v${number}`);
 const score = (value) => (value === null ? "–" : value.toFixed(3));
 
@@ -56,8 +57,8 @@ function phaseCell(model) {
 }
 
 function modelRow(model) {
-  const scored = element("td", score(model.score));
-  scored.title = `${model.metric}, when it was judged`;
+  const scored = element("td", [element("div", score(model.score)), element("div", model.score === null ? "" : model.metric, "legend")]);
+  scored.title = "when it was judged";
   return element("tr", [
     element("td", model.name, "name"), element("td", versionName(model.champion)), scored, phaseCell(model),
     element("td", trafficBar(model)), element("td", model.sentence, "said"),
@@ -99,7 +100,8 @@ async function refresh() {
     const [{ models }, { events }] = await Promise.all([ask("/models"), ask(`/events?newest=true&limit=${EVENTS_SHOWN}`)]);
     show(models, events);
     const open = models.filter((model) => model.cycle !== null).length;
-    say(`${models.length} models, ${open} open cycles, as of ${new Date().toLocaleTimeString()}`);
+    const now = moment(new Date().toISOString());
+    say(`${counted(models.length, "model")}, ${counted(open, "open cycle")}, as of ${now}; all times are UTC`);
   } catch (error) {
     if (error instanceof Unauthorized) {
       askForToken(sessionStorage.getItem(KEY) ? "The daemon does not accept this token." : "");
