@@ -93,7 +93,7 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     for i, gate in enumerate(serving["gates"]):
         _row(grid, "" if i else "gates", gate)
     if model["address"]:
-        _row(grid, "predict", f"POST {model['address']}:predict")
+        _row(grid, "predict", f"POST {model['address']}/v1/models/{model['name']}:predict")
     if version["forced"]:
         _row(grid, "forced", f"by {version['forced']}", "yellow")
     if model["previous"] is not None:

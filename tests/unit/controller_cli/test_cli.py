@@ -91,6 +91,7 @@ def test_explanation_fits_80_columns(ratchet: Run, world: World) -> None:
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "ratchet rollback late" in out
+    assert "/v1/models/late:predict" in out
     assert "v2" in out
 
 
