@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 20.0
-PAUSE_S = 0.02
-"""Between two requests of one client: some 100 a second from two clients leave the machine to what is tested."""
+PAUSE_S = 0.03
+"""Between two requests of one client, so that most of the machine is left to what is tested."""
 ROUTER_OUTAGE_S = 15.0
 """How long a client that is patient with the router goes on trying."""
 
@@ -29,6 +29,11 @@ def truth(row: Mapping[str, Any]) -> int:
 
 def random_row(random_: random.Random) -> Row:
     return {"x1": random_.gauss(0, 1), "x2": random_.gauss(0, 1), "color": random_.choice(("red", "blue"))}
+
+
+def random_rows(seed: int, count: int) -> list[Row]:
+    random_ = random.Random(seed)
+    return [random_row(random_) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
