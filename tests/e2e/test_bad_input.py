@@ -259,9 +259,7 @@ def test_a_malformed_policy_is_refused_with_its_lines_and_the_old_one_stays(hous
     house.check_champion()
 
 
-@pytest.mark.parametrize(
-    "text", ["spec: [", "\t- x", "", "a: &a [*a]", "- 1\n- 2", "null", "\x00"], ids=repr
-)
+@pytest.mark.parametrize("text", ["spec: [", "\t- x", "", "a: &a [*a]", "- 1\n- 2", "null", "\x00"], ids=repr)
 def test_what_is_no_policy_at_all_is_refused(house: House, text: str) -> None:
     """Whatever the file holds, the answer is a refusal, not a failure."""
     document = {"text": text, "file": "odd.yaml", "directory": str(house.rig.folder)}
