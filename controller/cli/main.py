@@ -19,11 +19,20 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ratchet {version('ratchetd')}")
+        raise typer.Exit
+
+
 @app.callback()
 def place(
     server: Annotated[str | None, typer.Option(help="URL of the daemon (RATCHET_SERVER); default: the one of --home.")] = None,
     token: Annotated[str | None, typer.Option(help="API token (RATCHET_TOKEN); default: the one of --home.")] = None,
     home: Annotated[Path | None, typer.Option(help="State folder (RATCHET_HOME); default: .ratchet.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Say which release this is.", is_eager=True, callback=_say_version)] = False,
 ) -> None:  # fmt: skip
     """Where the daemon is."""
     PLACE.server, PLACE.token, PLACE.home = server, token, home

@@ -315,6 +315,11 @@ def test_init_names_what_is_wrong_with_the_data(
 
 
 # ---------------------------------------------------------------- the edges
+def test_release_is_said(ratchet: Run) -> None:
+    """Whoever reports a bug can say of which release."""
+    assert re.fullmatch(r"ratchet \d+\.\d+\.\d+\n", ratchet("--version")[1])
+
+
 def test_no_daemon_is_said_with_its_own_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from controller import daemon
 from controller.cli.client import Exit
 from controller.cli.main import app
 from policies.schema import Spec
+from serving.router import proxy
 
 DOCS = Path(__file__).parents[3] / "docs"
 CLI = (DOCS / "cli.md").read_text()
@@ -61,6 +62,20 @@ def test_every_setting_is_documented(name: str) -> None:
     assert line, f"RATCHET_{name.upper()} is missing in docs/settings.md"
     default = Settings.model_fields[name].default
     assert default is None or f"`{default}`" in line, f"the default of RATCHET_{name.upper()} is {default}"
+
+
+@pytest.mark.parametrize("name", ["KEY_HEADER", "REQUEST_ID_HEADER", "VERSION_HEADER"])
+def test_every_public_header_is_documented(name: str) -> None:
+    """docs/serving.md names the headers of the router that are for clients."""
+    assert f"`{getattr(proxy, name)}`" in (DOCS / "serving.md").read_text()
+
+
+def test_no_link_between_the_pages_is_broken() -> None:
+    """Each relative link of README, docs and the other pages leads to a file."""
+    root = DOCS.parent
+    for page in [*root.glob("*.md"), *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists() or target.endswith(".png"), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize("name", sorted(field.alias or key for key, field in Spec.model_fields.items()))
