@@ -162,6 +162,8 @@ class ModelState:
     cycle: Cycle | None = None
     """The open one."""
     versions: Mapping[int, Version] = field(default_factory=dict)
+    """Every one ever made, since a number must keep its meaning (invariant 3): about 1 KB each, and budgets bound how many a year. Their
+    images are given up (`controller.housekeeping`), and the records of decisions leave out what lies behind (`controller.reconcile`)."""
     schema: int = SCHEMA
 
 
