@@ -182,7 +182,7 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     left = step.hold - elapsed(_step_since(draft), draft.now)
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
-    if (missing := _evidence_missing(draft, evidence)) and not step.shadow:
+    if missing := _evidence_missing(draft, evidence):
         return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):
         draft.set_cycle(step=index + 1, step_since=None, blind_since=None)

@@ -81,11 +81,14 @@ def test_it_says_what_it_waits_for() -> None:
     assert "waits for its replicas (not started yet)" in decide(look(made, target=none), NOW).sentence
 
 
-def test_shadow_step_passes_after_its_hold() -> None:
-    """Live answers are compared from the first weight on; a shadow need only run without failing."""
+def test_shadow_step_passes_after_its_hold_and_on_evidence() -> None:
+    """A shadow's answers are compared like any others before a challenger gets its first live request."""
     made = rolling(0, NOW - 30 * MINUTE)
-    decision = decide(seen(made), NOW)
-    assert decision.sentence == "v3 goes from shadow to 10%; not compared yet"
+    blind = decide(seen(made), NOW)
+    assert "v3 at shadow (step 1 of 4): waits, because its answers have not been compared" in blind.sentence
+    assert traffic(blind) == ({2: 100.0}, 3)
+    decision = decide(seen(made, compared()), NOW)
+    assert decision.sentence == "v3 goes from shadow to 10%; compared on 1000 rows: undecided"
     assert traffic(decision) == ({2: 90.0, 3: 10.0}, None)
     early = decide(seen(rolling(0, NOW - 29 * MINUTE)), NOW)
     assert early.sentence == "v3 at shadow (step 1 of 4): holds for 1m more; not compared yet"
