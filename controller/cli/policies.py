@@ -44,12 +44,15 @@ def validate(paths: Paths, output: Output = Format.TABLE) -> None:
     """Check policy files; say everything that is wrong, or in words what each policy does."""
     from datetime import UTC, datetime
 
+    from controller.cli.sources import warn
     from policies.explain import explain
 
     reading = _read(paths)
+    warnings = warn(reading.policies)
     if output is not Format.TABLE:
         valid = [{"name": one.policy.name, "file": one.file} for one in reading.policies]
-        print_data({"valid": valid, "problems": [str(problem) for problem in reading.problems]}, output)
+        problems = [str(problem) for problem in reading.problems]
+        print_data({"valid": valid, "problems": problems, "warnings": warnings}, output)
     elif not reading.problems:
         for i, one in enumerate(reading.policies):
             lines = explain(one.policy, now=datetime.now(UTC))
@@ -80,9 +83,12 @@ def apply(
     output: Output = Format.TABLE,
 ) -> None:
     """Have the daemon follow these policies from now on. All are checked first; with a problem, none is applied."""
+    from controller.cli.sources import warn
+
     reading = _read(paths)
     if reading.problems:
         _refuse(reading)
+    warn(reading.policies)
     documents = [
         {"text": Path(one.file).read_text("utf-8-sig"), "file": one.file, "directory": str(one.directory)}
         for one in reading.policies

@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from policies.metrics import Task
 ROWS_LOOKED_AT = 5_000
 MANY_VALUES = 20
 """A label of numbers with more different values than this is a quantity, not a class."""
+NEARLY_ALL = 0.9
+"""A label that is no number and differs in this share of the rows names them and predicts nothing."""
 _MISSING = frozenset({"", "na", "nan", "null", "none"})
 
 
@@ -37,9 +40,15 @@ def init(
     for option, column in (("--time", time), ("--label-time", label_time)):
         if column is not None and column not in columns:
             raise CliError(f"{option}: {source} has no column {column!r}; it has {', '.join(columns)}", Exit.USAGE)
+    task = infer_task(values)
+    if task is Task.MULTICLASS and (why := no_class(values)):
+        raise CliError(
+            f"--label: {label!r} {why}; name the column that is to be predicted, one of {_others(columns, label)}",
+            Exit.USAGE,
+        )
     base = (write.parent if write else Path.cwd()).absolute()
     start = Starter(
-        name=name, task=infer_task(values), source=kind, label=label, location=_relative(source, base), time=time,
+        name=name, task=task, source=kind, label=label, location=_relative(source, base), time=time,
         label_time=label_time, metric=metric,
     )  # fmt: skip
     try:
@@ -59,6 +68,10 @@ def init(
         kept = "; it is never overwritten" if isinstance(error, FileExistsError) else ""
         raise CliError(f"{write} cannot be written: {error.strerror}{kept}", Exit.USAGE) from error
     print(f"{write} written: look through it, then 'ratchet validate {write}'")
+
+
+def _others(columns: Sequence[str], label: str) -> str:
+    return ", ".join(column for column in columns if column != label)
 
 
 def _relative(source: Path, base: Path) -> str:
@@ -125,3 +138,31 @@ def infer_task(values: Sequence[str]) -> Task:
         return Task.MULTICLASS
     fractions = any(math.isfinite(n) and n != int(n) for n in numbers)
     return Task.REGRESSION if fractions or len(different) > MANY_VALUES else Task.MULTICLASS
+
+
+def no_class(values: Sequence[str]) -> str:
+    """Why these values, which are not all numbers, are no classes that one could predict; empty if they may be.
+
+    >>> no_class([f"2013-01-{day:02}" for day in range(1, 31)])
+    'looks like a time: 30 different ones in 30 rows'
+    >>> no_class([f"order-{i}" for i in range(100)])
+    'looks like an id or free text: 100 different values in 100 rows'
+    >>> no_class(["AA", "UA", "DL"] * 10)
+    ''
+    """
+    different = set(values)
+    if len(different) <= MANY_VALUES:
+        return ""
+    if all(map(_is_time, different)):
+        return f"looks like a time: {len(different):,} different ones in {len(values):,} rows"
+    if len(different) >= NEARLY_ALL * len(values):
+        return f"looks like an id or free text: {len(different):,} different values in {len(values):,} rows"
+    return ""
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -237,6 +238,59 @@ def test_validate_explains_in_words(ratchet: Run, tmp_path: Path) -> None:
     assert "A cycle opens when nothing newer was trained on" in out
 
 
+def with_data(path: str, **columns: str) -> str:
+    """A policy whose rows are in `path`; label, id and the like by keyword."""
+    more = "".join(f", {key}: {value}" for key, value in columns.items())
+    document = YAML(typ="safe").load(f"{{source: {{kind: csv, path: {path}}}{more}}}")
+    policy = YAML(typ="safe").load(policy_text("rows"))
+    policy["spec"]["data"] = document
+    return json.dumps(policy)
+
+
+def test_data_file_that_is_not_there_is_warned_of(ratchet: Run, world: World, tmp_path: Path) -> None:
+    """A path starts at the policy's folder; what is missing is said on standard error with its line, by both verbs, and is no error."""
+    file = tmp_path / "rows.yaml"
+    file.write_text(with_data("rows.csv", label="late"))
+    (tmp_path / "row.csv").write_text("late\n1\n")
+    place = f"rows.yaml:1: spec.data.source.path: no such file: {tmp_path / 'rows.csv'}"
+    expected = f"{place}; the first cycle will fail unless it is there by then"
+    for verb in ("validate", "apply"):
+        code, _, err = ratchet(verb, str(file))
+        assert (code, err.count("warning: ")) == (0, 1)
+        assert expected in err
+        assert "did you mean 'row.csv'?" in err
+    assert "rows" in [m.name for m in world.service.models()]
+    assert len(json.loads(ratchet("validate", str(file), "-o", "json")[1])["warnings"]) == 1
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
+def test_columns_that_the_header_does_not_name_are_warned_of(ratchet: Run, tmp_path: Path, name: str) -> None:
+    """Each with its place in the policy and the nearest name; columns that are there are not mentioned."""
+    header = b"\xef\xbb\xbfid,at,distance,late\n1,2026-01-01,5,0\n"
+    (tmp_path / name).write_bytes(gzip.compress(header) if name.endswith(".gz") else header)
+    file = tmp_path / "rows.yaml"
+    file.write_text(
+        with_data(name, label="latte", time="at", id="id", include="[distance, temperature]", exclude="[at]")
+    )
+    code, _, err = ratchet("validate", str(file))
+    assert (code, err.count("warning: ")) == (0, 2)
+    assert f"spec.data.label: {tmp_path / name} has no column 'latte'; did you mean 'late'?" in err
+    assert f"spec.data.include[1]: {tmp_path / name} has no column 'temperature'; it has id, at, distance, late" in err
+
+
+def test_data_that_cannot_be_read_is_warned_of(ratchet: Run, tmp_path: Path) -> None:
+    """A folder, a torn archive, no text, nothing at all: a warning that says why, never a stack trace."""
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "torn.csv.gz").write_bytes(gzip.compress(b"a,b\n" * 9)[:12])
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty.csv").touch()
+    for name in ("folder.csv", "torn.csv.gz", "binary.csv", "empty.csv"):
+        (tmp_path / "rows.yaml").write_text(with_data(name, label="a"))
+        code, _, err = ratchet("validate", str(tmp_path / "rows.yaml"))
+        assert (code, err.count("warning: ")) == (0, 1)
+        assert f"{name} {'is empty' if name == 'empty.csv' else 'cannot be read'}; " in err
+
+
 def test_apply_asks_before_it_ends_a_cycle(ratchet: Run, world: World, tmp_path: Path) -> None:
     """A changed policy that would end an open cycle needs a yes; created, unchanged and updated are said."""
     file = tmp_path / "new.yaml"
@@ -312,6 +366,21 @@ def test_init_names_what_is_wrong_with_the_data(
     assert code == 2
     assert expected in err
     assert ratchet("init", "late", "--from", str(tmp_path / "none.csv"), "--label", label)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("2026-01-01T00:00:{i:02}", "looks like a time"), ("order-{i}", "looks like an id or free text")],
+)
+def test_init_refuses_a_label_that_names_rows(ratchet: Run, tmp_path: Path, value: str, expected: str) -> None:
+    """A time or an id predicts nothing: code 2, why, and which columns there are instead."""
+    data = tmp_path / "rows.csv"
+    data.write_text("what,x,late\n" + "".join(f"{value.format(i=i)},{i},{i % 2}\n" for i in range(60)))
+    code, _, err = ratchet("init", "late", "--from", str(data), "--label", "what")
+    assert code == 2
+    assert f"--label: 'what' {expected}: 60 different" in err
+    assert "name the column that is to be predicted, one of x, late" in err
+    assert "task: regression" in ratchet("init", "late", "--from", str(data), "--label", "x")[1]
 
 
 # ---------------------------------------------------------------- the edges
