@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,12 +12,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+PREFIX = "RATCHET_"
+_NOT_OURS = ("RATCHET_SERVER", "RATCHET_TOKEN", "RATCHET_TEST_", "RATCHET_SIM_")
+"""The command line's and the tests' own variables: names, and beginnings of names that end in `_`."""
 
 
 class Settings(BaseSettings):
     """Everything about one daemon. `RATCHET_HOME=/srv/ratchet` sets `home`, and so on."""
 
-    model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path(".ratchet"), description="state folder: database, images, logs, caches")
     database: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
@@ -54,3 +59,18 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.home / 'state.db'}"
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str]:
+    """Variables that look like settings and are none, each with the setting that may be meant, or an empty string.
+
+    >>> unknown_variables(["RATCHET_TICKS", "RATCHET_PORT", "RATCHET_TOKEN", "RATCHET_SIM_SEEDS", "HOME"])
+    {'RATCHET_TICKS': 'RATCHET_TICK_S'}
+    """
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    suspects = [name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known]
+    return {
+        name: next(iter(difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)), "")
+        for name in sorted(suspects)
+        if not any(name == own or (own.endswith("_") and name.startswith(own)) for own in _NOT_OURS)
+    }

@@ -14,7 +14,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from config.settings import Settings
+from config.settings import Settings, unknown_variables
 from controller.leadership import AlreadyRunning
 from controller.store.port import StoreError
 from controller.telemetry import logs
@@ -41,6 +41,9 @@ class Daemon:
         """Serve until SIGTERM, SIGINT or loss of leadership; the exit code."""
         settings = self._settings
         logs.configure(settings.log_level, settings.log_format)
+        for name, meant in unknown_variables(os.environ).items():
+            hint = f"did you mean {meant}?" if meant else "docs/settings.md lists all settings"
+            log.warning("settings.unknown", variable=name, note=f"is no setting and has no effect; {hint}")
         with ExitStack() as to_close:
             try:
                 listener = to_close.enter_context(_listen(settings.host, settings.port))

@@ -38,3 +38,19 @@ def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, where: str, monkeyp
     assert daemon.run(Settings(home=tmp_path / "home", port=0, router_port=0)) == daemon.EXIT_CANNOT_START
     assert [event for event, _ in said] == ["daemon.cannot_start"]
     assert path.name in said[0][1]
+
+
+def test_misspelt_settings_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is no setting is warned of with the one that may be meant; those of the command line and the tests are not."""
+    said: list[Any] = []
+    monkeypatch.setattr("controller.daemon.logs.configure", lambda *_: None)
+    monkeypatch.setattr("controller.daemon.log.error", lambda *_, **__: None)
+    monkeypatch.setattr("controller.daemon.log.warning", lambda event, **more: said.append((event, more)))
+    for name in ("RATCHET_KEEP_VERSION", "RATCHET_ODD", "RATCHET_TOKEN", "RATCHET_TEST_DATA", "RATCHET_TICK_S"):
+        monkeypatch.setenv(name, "5")
+    (tmp_path / "home").write_text("")
+    daemon.run(Settings(home=tmp_path / "home", port=0, router_port=0))
+    assert [event for event, _ in said] == ["settings.unknown"] * 2
+    assert [more["variable"] for _, more in said] == ["RATCHET_KEEP_VERSION", "RATCHET_ODD"]
+    assert "did you mean RATCHET_KEEP_VERSIONS?" in said[0][1]["note"]
+    assert "docs/settings.md" in said[1][1]["note"]
