@@ -71,7 +71,7 @@ def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor:
     cycle = state.cycle
     draft.event(KIND, sentence, old=state.policy_digest, new=digest(text), policy_dir=directory)
     if cycle is not None and (cycle.phase, Move.SUPERSEDED) in TABLE:
-        ended = f"cycle {cycle.number} ends in {cycle.phase}, because {actor} changed the policy"
+        ended = f"cycle {cycle.number} ends in {cycle.phase.words}, because {actor} changed the policy"
         draft.move(Move.SUPERSEDED, ended, kind="cycle.superseded", notify=True)
         draft.set(last_closed_at=state.last_closed_at)  # it answered nothing, so no cooldown follows
         sentence = f"{sentence}; {ended}"

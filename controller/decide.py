@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from controller import phases, rollouts
 from controller.budget import spent_words
 from controller.cycle import JOB_PHASES, Move
-from controller.draft import FROZEN_PHASES, Decision, Draft, until
+from controller.draft import BOOTSTRAP, FROZEN_PHASES, Decision, Draft, because, until
 from controller.state import Hold, ModelState, Phase
 from deployers.target import TargetStatus
 from pipelines.jobs.port import JobStatus
@@ -75,8 +75,8 @@ def held(state: ModelState) -> str | None:
     if state.pinned is not None:
         return f"pinned to v{state.champion} by {_who(state.pinned)}"
     phase = state.cycle.phase if state.cycle else None
-    if state.frozen is not None and phase in FROZEN_PHASES:
-        return f"frozen by {_who(state.frozen)}: traffic does not move, the cycle waits in {phase}"
+    if state.frozen is not None and phase is not None and phase in FROZEN_PHASES:
+        return f"frozen by {_who(state.frozen)}: traffic does not move, the cycle waits in {phase.words}"
     return None
 
 
@@ -93,7 +93,7 @@ def _watch(draft: Draft, snapshot: Snapshot) -> str:
             brought = f"no version serves yet: cycle {state.next_cycle - 1} brought none"
             return f"{brought}; {refusal}; 'ratchet trigger {state.name}' does not wait"
         sentence = "first cycle: no version serves yet"
-        draft.open_cycle("bootstrap", sentence)
+        draft.open_cycle(BOOTSTRAP, sentence)
         return sentence
     result = triggers.evaluate(draft.policy.spec.triggers, trigger_facts(draft, snapshot))
     if result.memory != state.trigger_memory:
@@ -171,8 +171,8 @@ def _about_this_rollout(draft: Draft, snapshot: Snapshot) -> bool:
 
 def _start(draft: Draft, snapshot: Snapshot) -> str:
     if snapshot.busy_cycles >= snapshot.max_busy_cycles:
-        return f"waits for one of {snapshot.max_busy_cycles} places for cycles ({draft.cycle.cause})"
-    sentence = f"preparing data, because of {draft.cycle.cause}"
+        return f"waits for one of {snapshot.max_busy_cycles} places for cycles, {because(draft.cycle.cause)}"
+    sentence = f"preparing data, {because(draft.cycle.cause)}"
     draft.move(Move.STARTED, sentence, kind="cycle.started")
     draft.set_cycle(cutoff=draft.now)
     return sentence

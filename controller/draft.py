@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.budget import BY_PERSON
 from controller.cycle import Move, after
 from controller.invariants import check_transition
 from controller.plan import desired_plan
@@ -19,6 +20,8 @@ from policies.schema import ModelPolicy
 
 CONTROLLER = "ratchet"
 """The actor of what no person ordered."""
+BOOTSTRAP = "bootstrap"
+"""The cause of the cycles that open because nothing serves."""
 FROZEN_PHASES = frozenset({Phase.PACKAGING, Phase.ROLLING_OUT, Phase.BAKING})
 """Where a freeze holds the cycle; before, it may go on, because it moves no traffic."""
 
@@ -179,6 +182,19 @@ def describe_traffic(weights: Mapping[int, float], shadow: int | None) -> str:
 def until(moment: datetime) -> str:
     """A moment as people read it."""
     return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def because(cause: str) -> str:
+    """Why a cycle was opened, as people read it after a comma.
+
+    >>> because("bootstrap"), because("trigger: accuracy fell"), because("person: ann, more data")
+    ('because no version serves yet', 'because accuracy fell', 'because ann asked: more data')
+    """
+    kind, _, words = cause.partition(": ")
+    if kind == BY_PERSON:
+        who, _, why = words.partition(", ")
+        return f"because {who} asked: {why}" if why else f"because {who} asked"
+    return f"because {'no version serves yet' if cause == BOOTSTRAP else words or cause}"
 
 
 def elapsed(since: datetime, now: datetime) -> timedelta:

@@ -9,7 +9,7 @@ from typing import Any
 
 from controller import views
 from controller.decide import held, not_now
-from controller.draft import until
+from controller.draft import because, until
 from controller.overrides import Verb, version_before
 from controller.state import Cycle, ModelState, Outcome, Phase
 from policies.cron import parse_cron
@@ -34,7 +34,7 @@ class Serving:
 
     version: views.VersionView
     cause: str
-    """Why the cycle that made it was opened."""
+    """Why the cycle that made it was opened, such as `because ann asked: more data`; empty if that is forgotten."""
     gates: Sequence[str]
     """What each gate said, or what stands for it."""
 
@@ -97,7 +97,7 @@ def _headline(state: ModelState) -> str:
     serves = f"v{state.champion} serves" if state.champion is not None else "no version serves yet"
     stops = [word for word in ("paused", "frozen", "pinned") if getattr(state, word) is not None]
     cycle = state.cycle
-    doing = f"cycle {cycle.number} is {cycle.phase.value.replace('_', ' ')}" if cycle else "no cycle is open"
+    doing = f"cycle {cycle.number} is {cycle.phase.words}" if cycle else "no cycle is open"
     return ", ".join([serves, doing, *stops])
 
 
@@ -110,7 +110,7 @@ def _serving(state: ModelState, cycles: Sequence[Cycle]) -> Serving | None:
     gates = list(maker.outputs.get("judging", {}).get("gates") or ()) if maker else []
     return Serving(
         version=views.version(version),
-        cause=maker.cause if maker else "",
+        cause=because(maker.cause) if maker else "",
         gates=[_gate(g) for g in gates] or [str(version.lineage.get("gates", ""))],
     )
 
@@ -124,8 +124,8 @@ def _opened(cycles: Sequence[Cycle]) -> str:
     if not cycles:
         return "no cycle was ever opened"
     last = cycles[0]
-    ended = "" if last.outcome is None else f"; it ended as {last.outcome.value.replace('_', ' ')}: {last.sentence}"
-    return f"cycle {last.number} opened at {until(last.opened_at)} ({last.cause}){ended}"
+    ended = "" if last.outcome is None else f"; it ended as {last.outcome.words}: {last.sentence}"
+    return f"cycle {last.number} opened at {until(last.opened_at)}, {because(last.cause)}{ended}"
 
 
 def _refusal(cycle: Cycle) -> Refusal:

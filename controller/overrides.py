@@ -74,6 +74,9 @@ class Preview:
     traffic_after: str
     phase_before: str
     phase_after: str
+    held_before: str
+    """Such as `paused, frozen`, or `no`."""
+    held_after: str
 
 
 def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -> Decision:
@@ -113,6 +116,8 @@ def preview(state: ModelState, policy: ModelPolicy, order: Order, now: datetime)
         traffic_after=_traffic(decision.after, policy),
         phase_before=_phase(state),
         phase_after=_phase(decision.after),
+        held_before=_held(state),
+        held_after=_held(decision.after),
     )
 
 
@@ -122,7 +127,11 @@ def _traffic(state: ModelState, policy: ModelPolicy) -> str:
 
 
 def _phase(state: ModelState) -> str:
-    return f"cycle {state.cycle.number}, {state.cycle.phase}" if state.cycle else "no open cycle"
+    return f"cycle {state.cycle.number}, {state.cycle.phase.words}" if state.cycle else "no open cycle"
+
+
+def _held(state: ModelState) -> str:
+    return ", ".join(name for name in _HOLDS if getattr(state, name) is not None) or "no"
 
 
 def _record(draft: Draft, order: Order, sentence: str) -> str:
@@ -138,7 +147,9 @@ def _record(draft: Draft, order: Order, sentence: str) -> str:
 def _trigger(draft: Draft, order: Order) -> str:
     state = draft.state
     if state.cycle is not None:
-        raise OverrideRefused(f"cycle {state.cycle.number} is open ({state.cycle.phase}); abort it first or let it end")
+        raise OverrideRefused(
+            f"cycle {state.cycle.number} is open ({state.cycle.phase.words}); abort it first or let it end"
+        )
     if state.paused or state.pinned:
         stop, lift = ("paused", Verb.RESUME) if state.paused else ("pinned", Verb.UNPIN)
         raise OverrideRefused(f"{state.name} is {stop}; {lift} it first")
@@ -151,7 +162,7 @@ def _abort(draft: Draft, order: Order) -> str:
     cycle = _open_cycle(draft, order)
     if cycle.phase is Phase.BAKING:
         return _rollback(draft, order)
-    sentence = _record(draft, order, f"aborts cycle {cycle.number} in {cycle.phase}")
+    sentence = _record(draft, order, f"aborts cycle {cycle.number} in {cycle.phase.words}")
     draft.move(Move.ABORTED, sentence, kind="cycle.aborted", notify=True)
     return sentence
 
@@ -179,7 +190,7 @@ def _open_cycle(draft: Draft, order: Order) -> Cycle:
 def _waiting_for_approval(draft: Draft, order: Order) -> Cycle:
     cycle = _open_cycle(draft, order)
     if cycle.phase is not Phase.AWAITING_APPROVAL:
-        raise OverrideRefused(f"cycle {cycle.number} is in {cycle.phase} and asks for no approval")
+        raise OverrideRefused(f"cycle {cycle.number} is in {cycle.phase.words} and asks for no approval")
     return cycle
 
 
@@ -336,7 +347,7 @@ def _abort_for(draft: Draft, order: Order) -> None:
     cycle = draft.cycle
     baked = cycle.phase is Phase.BAKING and order.verb in (Verb.ABORT, Verb.ROLLBACK)
     move, kind = (Move.FOUND_WORSE, "cycle.rolled_back") if baked else (Move.ABORTED, "cycle.aborted")
-    ended = f"cycle {cycle.number} ends in {cycle.phase}, because {order.actor} orders {order.verb}"
+    ended = f"cycle {cycle.number} ends in {cycle.phase.words}, because {order.actor} orders {order.verb}"
     draft.move(move, ended, kind=kind, notify=True)
 
 

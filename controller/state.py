@@ -29,6 +29,11 @@ class Phase(StrEnum):
     ROLLING_OUT = "rolling_out"
     BAKING = "baking"
 
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ")
+
 
 class Outcome(StrEnum):
     """How a cycle ended."""
@@ -40,6 +45,11 @@ class Outcome(StrEnum):
     FAILED = "failed"
     ABORTED = "aborted"
     SUPERSEDED = "superseded"
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ")
 
 
 class VersionStatus(StrEnum):

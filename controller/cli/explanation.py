@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from controller.cli.output import PIPE_WIDTH, console, moment, sayable, speaks_unicode, traffic, version_name
+from controller.cli.output import PIPE_WIDTH, console, moment, sayable, speaks_unicode, traffic, version_name, words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +38,7 @@ def print_explanation(told: dict[str, Any]) -> None:
     _serving(grid, told["serving"], model)
     earlier = [r for r in told["refused"] if r["sentence"] not in told["opened"]]  # the last cycle's is said by "why"
     for i, refusal in enumerate(earlier):
-        text = f"cycle {refusal['cycle']}, {moment(refusal['at'])}, {refusal['outcome'].replace('_', ' ')}: {refusal['sentence']}"
+        text = f"cycle {refusal['cycle']}, {moment(refusal['at'])}, {words(refusal['outcome'])}: {refusal['sentence']}"
         _row(grid, "" if i else "refused", text)
     screen.print(grid)
     _commands(told["commands"])
@@ -85,7 +85,7 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     score = version["scores"].get(model["metric"])
     judged = f", {model['metric']} {score:.3f} when judged" if score is not None else ""
     made = f"made {moment(version['created_at'])} by cycle {version['cycle']}"
-    _row(grid, "serving", f"v{version['number']}, {made}{f' ({cause})' if (cause := serving['cause']) else ''}")
+    _row(grid, "serving", f"v{version['number']}, {made}{f', {cause}' if (cause := serving['cause']) else ''}")
     rows = "" if version["rows"] is None else f" on {version['rows']:,} rows"
     until = "" if version["trained_to"] is None else f" up to {moment(version['trained_to'])}"
     _row(grid, "", f"{version['component']}, trained{rows}{until}{judged}")

@@ -123,7 +123,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
 def shown(cell: Any) -> str:
     if cell is None or cell == "":
         return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
 
 def moment(text: str | None) -> str:
@@ -146,6 +146,15 @@ def second(text: str) -> str:
 
 def version_name(number: int | None) -> str:
     return "-" if number is None else f"v{number}"
+
+
+def words(name: str | None) -> str:
+    """A phase or outcome as people read it; nothing for none.
+
+    >>> words("rolling_out"), words(None)
+    ('rolling out', '')
+    """
+    return (name or "").replace("_", " ")
 
 
 def traffic(view: Mapping[str, Any]) -> str:

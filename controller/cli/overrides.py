@@ -116,16 +116,13 @@ def _print_preview(preview: dict[str, Any], *, stderr: bool = False) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    for name in ("traffic", "phase"):
-        before, after = preview[f"{name}_before"], preview[f"{name}_after"]
-        changed = before != after
-        grid.add_row(
-            name,
-            Text(
-                sayable(f"{before}  {arrow}  {after}" if changed else f"{before}  (unchanged)"),
-                "bold" if changed else "",
-            ),
-        )
+    changes = {name: (preview[f"{name}_before"], preview[f"{name}_after"]) for name in ("traffic", "phase", "held")}
+    only_held = all((before != after) == (name == "held") for name, (before, after) in changes.items())
+    for name, (before, after) in changes.items():
+        if before != after:
+            grid.add_row(name, Text(sayable(f"{before}  {arrow}  {after}"), "bold"))
+        elif name != "held" and not only_held:
+            grid.add_row(name, Text(sayable(f"{before}  (unchanged)")))
     for sentence in dict.fromkeys(preview["sentences"]):
         grid.add_row("record", Text(sayable(sentence)))
     console(stderr=stderr).print(grid)

@@ -18,6 +18,7 @@ from controller.cli.output import (
     stops,
     traffic,
     version_name,
+    words,
 )
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
@@ -48,7 +49,7 @@ def models(name: MaybeName = None, output: Output = Format.TABLE) -> None:
         print_data(answer, output)
         return
     rows = [
-        (m["name"], version_name(m["champion"]), m["score"], m["phase"], stops(m["held"]), traffic(m["traffic"]), m["sentence"])
+        (m["name"], version_name(m["champion"]), m["score"], words(m["phase"]), stops(m["held"]), traffic(m["traffic"]), m["sentence"])
         for m in answer["models"]
     ]  # fmt: skip
     columns = ("name", "champion", "score", "phase", "held", "traffic", "sentence")
@@ -83,7 +84,7 @@ def cycles(name: MaybeName = None, limit: Limit = 20, output: Output = Format.TA
         print_data(answer, output)
         return
     rows = [
-        (c["model"], c["number"], c["outcome"] or c["phase"], moment(c["opened_at"]), moment(c["closed_at"]),
+        (c["model"], c["number"], words(c["outcome"] or c["phase"]), moment(c["opened_at"]), moment(c["closed_at"]),
          version_name(c["challenger"]), c["sentence"])
         for c in answer["cycles"]
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from controller.cli.client import CliError, Exit, call
-from controller.cli.output import console, sayable, sayable_line, second, shown, stops, traffic, version_name
+from controller.cli.output import console, sayable, sayable_line, second, shown, stops, traffic, version_name, words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,7 +87,7 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
         table.add_column(column, no_wrap=True)
     table.add_column("SENTENCE", ratio=1)
     for m in models:
-        phase = ", ".join(part for part in (m["phase"] or "", stops(m["held"])) if part)
+        phase = ", ".join(part for part in (words(m["phase"]), stops(m["held"])) if part)
         cells = (m["name"], version_name(m["champion"]), shown(phase), traffic(m["traffic"]), m["sentence"])
         table.add_row(*(Text(sayable(cell)) for cell in cells))
     return table

@@ -202,3 +202,16 @@ def test_a_version_keeps_its_status_while_it_is_only_watched() -> None:
     assert {n: v.status for n, v in after.versions.items()} == {
         1: VersionStatus.RETIRED, 2: VersionStatus.RETIRED, 3: VersionStatus.CHAMPION,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        ("bootstrap", "preparing data, because no version serves yet"),
+        ("trigger: accuracy fell", "preparing data, because accuracy fell"),
+        ("person: ann, more data, please", "preparing data, because ann asked: more data, please"),
+    ],
+)
+def test_a_cycle_says_in_words_why_it_was_opened(cause: str, expected: str) -> None:
+    """The cause on record starts with a word for programs; people read a sentence."""
+    assert decide(look(with_cycle(state(Phase.QUEUED), cause=cause)), NOW).sentence == expected

@@ -155,8 +155,11 @@ def test_a_preview_tells_what_would_change_and_changes_nothing() -> None:
     made = with_cycle(state(Phase.ROLLING_OUT), step=1)
     told = overrides.preview(made, POLICY, order(Verb.ROLLBACK, reason=""), NOW)
     assert (told.traffic_before, told.traffic_after) == ("v2 90 %, v3 10 %", "v2 100 %")
-    assert (told.phase_before, told.phase_after) == ("cycle 7, rolling_out", "no open cycle")
+    assert (told.phase_before, told.phase_after) == ("cycle 7, rolling out", "no open cycle")
+    assert (told.held_before, told.held_after) == ("no", "no")
     assert told.row_version == 5
+    frozen = overrides.preview(state(paused=hold()), POLICY, order(Verb.FREEZE), NOW)
+    assert (frozen.held_before, frozen.held_after) == ("paused", "paused, frozen")
 
 
 # ---------------------------------------------------------------- abort, rollback

@@ -170,6 +170,14 @@ def test_dry_run_changes_nothing(ratchet: Run, world: World) -> None:
     assert world.state() == before
 
 
+def test_preview_of_a_hold_is_one_line(ratchet: Run, world: World) -> None:
+    """What a hold leaves alone is not listed; what another order leaves alone is."""
+    told = ratchet("pause", "late", "-r", "x", "--dry-run")[1]
+    assert " ".join(told.splitlines()[0].split()) == "held no → paused"
+    assert "unchanged" not in told
+    assert "(unchanged)" in ratchet("trigger", "late", "-r", "x", "--dry-run")[1]
+
+
 def test_stale_preview_is_refused_with_its_own_code(ratchet: Run, world: World) -> None:
     """An order that names an outdated state ends with code 4 and changes nothing."""
     row_version = world.state().row_version
