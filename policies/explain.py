@@ -76,7 +76,7 @@ def _data(spec: Spec) -> list[str]:
         matured = f" A row counts once its label is known, {span(data.label_delay)} after {data.time!r}."
     else:
         matured = ""
-    kept = span(data.holdout) if isinstance(data.holdout, timedelta) else f"{100 * data.holdout:g}%"
+    kept = span(data.holdout) if isinstance(data.holdout, timedelta) else f"{100 * data.holdout:g} %"
     return [
         f"Reads {_source(data.source)}.{matured}",
         f"Keeps the newest {kept} of the rows for judging; needs at least {data.min_rows} rows to train on.",
@@ -172,7 +172,7 @@ def _performance(rule: Performance) -> str:
 def _drift(rule: Drift) -> str:
     windows = f"in {rule.for_} windows running, each" if rule.for_ > 1 else "in a window"
     return (
-        f"{100 * rule.share:g}% of the features or more drift {windows} of {span(rule.window)} "
+        f"{100 * rule.share:g} % of the features or more drift {windows} of {span(rule.window)} "
         f"(at least {rule.min_rows} rows)"
     )
 
@@ -209,13 +209,13 @@ def _gate(gate: Gate) -> str:
         case SlicesGate():
             return f"{gate.slices.metric} {_no_worse(gate.slices)}, for each {' and '.join(gate.slices.by)}"
         case LatencyGate():
-            return f"95% of single answers within {gate.latency_ms_p95_max:g} ms"
+            return f"95 % of single answers within {gate.latency_ms_p95_max:g} ms"
         case SizeGate():
             return f"files of at most {gate.size_mb_max:g} MB"
 
 
 def _no_worse(rule: NoWorseGate | SliceRule) -> str:
-    return f"no worse than the champion's by more than {rule.no_worse_than_champion:g}, at {100 * rule.confidence:g}% confidence"
+    return f"no worse than the champion's by more than {rule.no_worse_than_champion:g}, at {100 * rule.confidence:g} % confidence"
 
 
 def _approval(spec: Spec) -> list[str]:
@@ -229,7 +229,7 @@ def _rollout(spec: Spec) -> list[str]:
     return [
         f"Traffic moves to it in steps: {', then '.join(_step(step) for step in rollout.steps)}.",
         f"It is taken back if it is shown to be worse by {rollout.margin:g} (by chance in at most "
-        f"{100 * rollout.alpha:g}% of rollouts), if more than {100 * rollout.max_error_share:g}% of its answers fail, "
+        f"{100 * rollout.alpha:g} % of rollouts), if more than {100 * rollout.max_error_share:g} % of its answers fail, "
         f"or if it is not through after {span(rollout.deadline)}.",
         f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back.",
         f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
@@ -243,7 +243,7 @@ def _processes(deploy: Deploy) -> str:
 
 
 def _step(step: Step) -> str:
-    what = "a copy of the traffic" if step.shadow else f"{step.weight:g}%"
+    what = "a copy of the traffic" if step.shadow else f"{step.weight:g} %"
     return f"{what} for {span(step.hold)}" if step.hold else what
 
 

@@ -24,7 +24,8 @@ class Step(Shape):
 
     @property
     def label(self) -> str:
-        return "shadow" if self.shadow else f"{self.weight:g}%"
+        """The step as people read it."""
+        return "shadow" if self.shadow else f"{self.weight:g} %"
 
 
 STEP_RULE = "a step is shadow: TIME or N%: TIME, such as 5%: 10m"

@@ -200,7 +200,7 @@ class Rig:
         return self.model()
 
     def wait_step(self, label: str, number: int) -> dict[str, Any]:
-        """The model once a step of the rollout of cycle `number` is in force, such as `shadow` or `50%`."""
+        """The model once a step of the rollout of cycle `number` is in force, such as `shadow` or `50 %`."""
         return self.wait_for(
             lambda _: any(f" at {label} " in e["sentence"] for e in self.events("step.reached", number)),
             f"cycle {number} has reached the step {label}",

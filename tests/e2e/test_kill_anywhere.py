@@ -152,7 +152,7 @@ def test_killed_replicas_and_routers_are_replaced_in_the_middle_of_a_rollout(tmp
             assert clients.retries == 0, "no client noticed"
             write_csv(tmp_path / "data.csv", rows_of(2))
             number = rig.trigger()
-            rig.wait_step("50%", number)
+            rig.wait_step("50 %", number)
             kill_now(rig.replica_pids(2)[0])
             clients.more(20)
             assert clients.retries == 0, "no client noticed"

@@ -117,7 +117,7 @@ def test_an_abort_in_a_canary_takes_all_traffic_back_in_one_move(house: House) -
     """`ratchet abort` ends the cycle at once; the next change of traffic is the champion's whole, and the challenger is quarantined."""
     before = house.champion()
     number = house.roll_out(4, {"50%": LONG})
-    challenger = house.rig.wait_step("50%", number)["cycle"]["challenger"]
+    challenger = house.rig.wait_step("50 %", number)["cycle"]["challenger"]
     assert {answer.version for answer in house.clients.more(40)} == {before, challenger}
     seen = house.rig.events()[-1]["seq"]
     house.rig.ratchet("abort", "weather-vane", "--reason", "it looks odd", "--yes")
@@ -148,7 +148,7 @@ def test_a_freeze_in_a_rollout_holds_the_traffic_where_it_is(house: House) -> No
     """Frozen, a step whose hold is long over does not end; unfrozen, the rollout goes on to promotion."""
     before = house.champion()
     number = house.roll_out(6, {"50%": "2s"})
-    challenger = house.rig.wait_step("50%", number)["cycle"]["challenger"]
+    challenger = house.rig.wait_step("50 %", number)["cycle"]["challenger"]
     house.rig.ratchet("freeze", "weather-vane", "--reason", "a public holiday", "--yes")
     split = {str(before): 50.0, str(challenger): 50.0}
     generation = house.rig.model()["target"]["generation"]

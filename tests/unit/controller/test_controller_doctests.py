@@ -7,7 +7,18 @@ import importlib
 
 import pytest
 
-MODULES = ("applying", "cli.output", "cli.starting", "clock", "cycle", "draft", "overrides", "phases", "plan", "telemetry.logs")
+MODULES = (
+    "applying",
+    "cli.output",
+    "cli.starting",
+    "clock",
+    "cycle",
+    "draft",
+    "overrides",
+    "phases",
+    "plan",
+    "telemetry.logs",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -88,7 +88,7 @@ def test_shadow_step_passes_after_its_hold_and_on_evidence() -> None:
     assert "v3 at shadow (step 1 of 4): waits, because its answers have not been compared" in blind.sentence
     assert traffic(blind) == ({2: 100.0}, 3)
     decision = decide(seen(made, compared()), NOW)
-    assert decision.sentence == "v3 goes from shadow to 10%; compared on 1000 rows: undecided"
+    assert decision.sentence == "v3 goes from shadow to 10 %; compared on 1000 rows: undecided"
     assert traffic(decision) == ({2: 90.0, 3: 10.0}, None)
     early = decide(seen(rolling(0, NOW - 29 * MINUTE)), NOW)
     assert early.sentence == "v3 at shadow (step 1 of 4): holds for 1m more; not compared yet"
@@ -127,7 +127,7 @@ def test_missing_evidence_pauses_a_step(comparison: Comparison | None, words: st
     made = rolling(1, NOW - HOUR)
     decision = decide(seen(made, comparison), NOW)
     assert traffic(decision) == traffic(decide(seen(made, comparison), NOW - MINUTE))
-    assert "v3 at 10% (step 2 of 4): waits, because" in decision.sentence
+    assert "v3 at 10 % (step 2 of 4): waits, because" in decision.sentence
     assert words in decision.sentence
     assert "gives the traffic back at 2026-03-02 12:00" in decision.sentence
 

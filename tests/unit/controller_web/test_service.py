@@ -242,7 +242,7 @@ def test_explanation_of_a_rollout_says_what_comes_next_and_how_to_stop_it(world:
     world.live()
     told = world.service.explain("late")
     assert told.headline == "v1 serves, cycle 2 is rolling out"
-    assert told.next[0] == "at 2026-03-02 04:00 (in 1h) it goes to 100%, if nothing speaks against it"
+    assert told.next[0] == "at 2026-03-02 04:00 (in 1h) it goes to 100 %, if nothing speaks against it"
     assert "all traffic goes back to v1" in told.next[1]
     assert told.commands[0].command == "ratchet rollback late"
     assert told.serving is not None

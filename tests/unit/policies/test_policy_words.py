@@ -32,13 +32,13 @@ def test_design_example_in_words() -> None:
     assert explain(policy(DESIGN), now=datetime(2026, 11, 23, 13, tzinfo=UTC)) == [
         "flight-late: a binary model of 'late', judged by average_precision.",
         "Reads the csv data in .... A row counts once its label is known, at 'arrived_at'.",
-        "Keeps the newest 20% of the rows for judging; needs at least 200 rows to train on.",
+        "Keeps the newest 20 % of the rows for judging; needs at least 200 rows to train on.",
         "Trains sklearn.hist_gradient_boosting on rows of the last 60d, after a search of at most 40 trials or 10m, 2 at a time.",
         "A cycle opens when any of these holds:",
         "  - precision over the last 1d (at least 100 rows with labels) is below 0.55, without a break for 2h",
         "  - average_precision over the last 1d (at least 100 rows with labels) is worse by 0.05 or more"
         " than when the champion was promoted",
-        "  - 30% of the features or more drift in 2 windows running, each of 1d (at least 100 rows)",
+        "  - 30 % of the features or more drift in 2 windows running, each of 1d (at least 100 rows)",
         "  - the objective's metric, as estimated over the last 1d, is worse by 0.03 or more than at promotion",
         "  - the schedule '0 4 * * 1' is due, UTC (next at 2026-11-30 04:00)",
         "  - nothing newer was trained on, and no cycle closed, for 30d",
@@ -46,12 +46,12 @@ def test_design_example_in_words() -> None:
         "Of such cycles there are at most 3 in 7d, 2h of computing; then triggers rest for 12h after each.",
         "A challenger must pass every gate, or the champion stays:",
         "  - average_precision at least 0.4 on the rows kept for judging",
-        "  - average_precision no worse than the champion's by more than 0.005, at 95% confidence",
-        "  - recall no worse than the champion's by more than 0.03, at 95% confidence, for each origin",
-        "  - 95% of single answers within 20 ms",
+        "  - average_precision no worse than the champion's by more than 0.005, at 95 % confidence",
+        "  - recall no worse than the champion's by more than 0.03, at 95 % confidence, for each origin",
+        "  - 95 % of single answers within 20 ms",
         "  - files of at most 200 MB",
-        "Traffic moves to it in steps: a copy of the traffic for 10m, then 5% for 10m, then 25% for 30m, then 100%.",
-        "It is taken back if it is shown to be worse by 0.02 (by chance in at most 5% of rollouts), if more than 2% of its answers fail,"
+        "Traffic moves to it in steps: a copy of the traffic for 10m, then 5 % for 10m, then 25 % for 30m, then 100 %.",
+        "It is taken back if it is shown to be worse by 0.02 (by chance in at most 5 % of rollouts), if more than 2 % of its answers fail,"
         " or if it is not through after 7d.",
         "After promotion it is watched for 1d, ready to be rolled back.",
         "Each version serves on the local target: 1 replica of 1 worker.",
