@@ -51,9 +51,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ratchet demo", description=main.__doc__)
     parser.add_argument("--home", type=Path, default=Path(".ratchet-demo"), help="state folder; emptied first")
     parser.add_argument("--report", type=Path, default=Path("demo-report"), help="folder of the report")
-    parser.add_argument("--share", type=float, default=1 / 3, help="part of the flights that take part")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=240, help="time to aim at")
+    parser.add_argument("--share", type=float, default=1 / 3, help="part of the flights that take part, above 0 to 1")
+    parser.add_argument("--seed", type=int, default=0, help="which part of the flights")
+    parser.add_argument("--seconds", type=float, default=220, help="time to aim at, in seconds")
     return parser.parse_args(argv)
 
 

@@ -76,11 +76,12 @@ class Screen:
         frame = Panel(body, title="Ratchet · flight-late", border_style="blue")
         if self._live is not None:
             self._live.update(frame)
-        if view.phase == "rolling_out" and len(points) > PICTURE_AFTER_WEEKS:
+        shared = len((view.model.get("traffic") or {}).get("weights") or {}) > 1
+        if shared and len(points) > PICTURE_AFTER_WEEKS:
             self._picture = frame
 
     def save_picture(self, path: Path) -> None:
-        """The last frame of a rollout, as SVG."""
+        """The last frame of a canary, as SVG."""
         if self._picture is not None:
             canvas = Console(record=True, width=120, file=io.StringIO(), force_terminal=True, color_system="truecolor")
             canvas.print(self._picture)
