@@ -177,9 +177,7 @@ def _comparison(request: Request, scene: Scene, frame: pd.DataFrame, differences
 
 def _told(version: int, losses: Floats) -> str:
     return (
-        f"version {version} {number(float(losses.mean()))} ({count(len(losses))})"
-        if len(losses)
-        else f"version {version} (0 rows)"
+        f"v{version} {number(float(losses.mean()))} ({count(len(losses))})" if len(losses) else f"v{version} (0 rows)"
     )
 
 

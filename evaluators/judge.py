@@ -131,7 +131,7 @@ def _ask_both(
             return _Answered(challenger=_outcome(first), champion=None, champion_problem="")
         second = _outcome(pool.submit(champion_answers, Path(champion["model_dir"])))
     if isinstance(second, AnswersError):
-        problem = f"champion version {champion['number']} could not answer the hold-out rows: {second}"
+        problem = f"champion v{champion['number']} could not answer the hold-out rows: {second}"
         return _Answered(challenger=_outcome(first), champion=None, champion_problem=problem)
     return _Answered(challenger=_outcome(first), champion=second.scores, champion_problem="")
 

@@ -40,7 +40,7 @@ def performance(query: Query, scene: Scene) -> Signal:
     codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
     rows = int(np.count_nonzero(usable))
     if rows < max(query.min_rows, 1):
-        reason = f"{count(rows, 'matured labelled row')} of version {scene.champion} in the window, {max(query.min_rows, 1):,} needed"
+        reason = f"{count(rows, 'matured labelled row')} of v{scene.champion} in the window, {max(query.min_rows, 1):,} needed"
         return Signal.unknown(reason, observed_at=scene.now, rows=rows)
     try:
         answers = logged_scores(frame[usable], scene.folder.classes, scene.spec.task)
@@ -67,7 +67,7 @@ def performance(query: Query, scene: Scene) -> Signal:
 def volume(scene: Scene) -> Signal:
     """Number of live rows, of any version, newer than the champion's newest training row and with a matured label."""
     if scene.trained_to is None:
-        reason = f"version {scene.champion} does not say up to when its training rows go (data.time is not set)"
+        reason = f"v{scene.champion} does not say up to when its training rows go (data.time is not set)"
         return Signal.unknown(reason, observed_at=scene.now)
     delay = scene.label_delay or timedelta(0)
     frame = read_labelled(

@@ -37,7 +37,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     try:
         folder = ModelFolder.read(Path(champion["model_dir"]))
     except AnswersError as error:
-        return _blind(queries, now, f"champion version {champion['number']}: {error}")
+        return _blind(queries, now, f"champion v{champion['number']}: {error}")
     trained_to = champion.get("trained_to")
     scene = Scene(
         home=Path(inputs["home"]),
@@ -49,7 +49,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         trained_to=None if trained_to is None else datetime.fromisoformat(trained_to),
         lag_window=max((q.window for q in queries if q.window), default=_DEFAULT_LAG_WINDOW),
     )
-    context.report(text=f"measuring {len(queries)} signals of version {scene.champion}")
+    context.report(text=f"measuring {len(queries)} signals of v{scene.champion}")
     measured = {query.key: _measure(query, scene) for query in queries}
     asked = inputs.get("comparison")
     comparison = None if asked is None else compare_live(Request.from_json(asked), scene)

@@ -122,8 +122,6 @@ def logged_scores(frame: pd.DataFrame, classes: Sequence[Any] | None, task: Task
     scores = frame["score"]
     found = {1} if scores.dtype != object else {len(score) for score in scores}
     if strange := sorted(found - {expected}) if len(scores) else []:
-        versions = ", ".join(map(str, sorted(frame["version"].unique().tolist())))
-        raise StrangeScoresError(
-            f"version {versions} was logged with {strange[0]} scores a row where {expected} are expected"
-        )
+        versions = ", ".join(f"v{number}" for number in sorted(frame["version"].unique().tolist()))
+        raise StrangeScoresError(f"{versions} was logged with {strange[0]} scores a row where {expected} are expected")
     return score_array(frame).reshape((len(frame), expected) if task is Task.MULTICLASS else (len(frame),))

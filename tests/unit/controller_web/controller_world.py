@@ -75,7 +75,7 @@ class World:
                 "tuners.train:run": lambda _spec: self._train(),
                 "evaluators.judge:run": {
                     "verdict": "pass", "sentence": "passed all 1 gates", "scores": {"accuracy": 0.8},
-                    "gates": [{"gate": "at_least", "verdict": "pass", "sentence": "accuracy .800", "numbers": {}}],
+                    "gates": [{"gate": "at_least", "verdict": "pass", "sentence": "accuracy 0.800", "numbers": {}}],
                 },
                 "deployers.package:run": lambda s: {"digest": f"sha256:{s.inputs['number']:064x}", "sentence": "packaged"},
             }

@@ -246,7 +246,7 @@ def test_explanation_of_a_rollout_says_what_comes_next_and_how_to_stop_it(world:
     assert "all traffic goes back to v1" in told.next[1]
     assert told.commands[0].command == "ratchet rollback late"
     assert told.serving is not None
-    assert told.serving.gates == ["accuracy .800"]
+    assert told.serving.gates == ["accuracy 0.800"]
 
 
 def test_explanation_without_a_cycle_says_when_triggers_may_open_one(world: World) -> None:
@@ -260,12 +260,16 @@ def test_explanation_without_a_cycle_says_when_triggers_may_open_one(world: Worl
 def test_explanation_shows_refusals_and_holds(world: World) -> None:
     """What was refused lately is there with its sentence; a held model says who lifts it."""
     world.serving()
-    world.jobs.scripts["evaluators.judge:run"] = {"verdict": "fail", "sentence": "accuracy .500, too low", "scores": {}}
+    world.jobs.scripts["evaluators.judge:run"] = {
+        "verdict": "fail",
+        "sentence": "accuracy 0.500, too low",
+        "scores": {},
+    }
     world.service.order("late", order(Verb.TRIGGER))
     world.live()
     world.service.order("late", order(Verb.PAUSE))
     told = world.service.explain("late")
-    assert [(r.cycle, r.outcome, r.sentence) for r in told.refused] == [(2, "rejected", "accuracy .500, too low")]
+    assert [(r.cycle, r.outcome, r.sentence) for r in told.refused] == [(2, "rejected", "accuracy 0.500, too low")]
     assert told.next == ["nothing, until somebody resumes it"]
     assert told.commands[0].command == "ratchet resume late"
 

@@ -92,8 +92,8 @@ def test_sentence_of_a_comparison_tells_both_scores_rows_bounds_and_verdict() ->
     n = result.numbers
     assert result.sentence == (
         f"roc_auc: challenger {n['challenger']:.3f} against champion {n['champion']:.3f} on 2,000 matured rows; gain "
-        f"{n['difference']:.3f}, 95 % bounds {n['lower']:.3f} to {n['upper']:.3f}, margin .010; passed"
-    ).replace(" 0.", " .")
+        f"{n['difference']:.3f}, 95 % bounds {n['lower']:.3f} to {n['upper']:.3f}, margin 0.010; passed"
+    )
 
 
 def test_undecided_comparison_says_how_many_rows_would_do() -> None:
@@ -120,9 +120,9 @@ def test_without_a_champion_comparisons_pass(gate: dict[str, Any]) -> None:
 @pytest.mark.parametrize("gate", [NO_WORSE, {"slices": {"by": ["origin"], **NO_WORSE}}])
 def test_a_champion_that_cannot_answer_is_an_error(gate: dict[str, Any]) -> None:
     """A champion exists but gave no scores: that is never read as `no champion yet`."""
-    result = _judge(gate, _scored(champion_noise=None), champion_problem="champion version 7 could not answer")
+    result = _judge(gate, _scored(champion_noise=None), champion_problem="champion v7 could not answer")
     assert result.verdict is Verdict.ERROR
-    assert result.sentence == "champion version 7 could not answer"
+    assert result.sentence == "champion v7 could not answer"
 
 
 @pytest.mark.parametrize("gate", [NO_WORSE, {"metric": "roc_auc", "at_least": 0.5}])

@@ -47,7 +47,7 @@ def test_better_challenger_passes_and_both_are_scored(tmp_path: Path) -> None:
     assert result["rows"] == 1_500
     assert result["latency_ms_p95"] == 2.0
     assert 0 < result["size_mb"] < 0.01
-    assert result["sentence"].startswith("passed all 4 gates; roc_auc: challenger .8")
+    assert result["sentence"].startswith("passed all 4 gates; roc_auc: challenger 0.8")
 
 
 def test_worse_challenger_fails_with_the_failing_gate_in_the_sentence(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_worse_challenger_fails_with_the_failing_gate_in_the_sentence(tmp_path: 
         champion={"number": 7, "model_dir": str(champion)},
     )  # fmt: skip
     assert result["verdict"] == "fail"
-    assert result["sentence"].startswith("fail: roc_auc: challenger .")
+    assert result["sentence"].startswith("fail: roc_auc: challenger 0.")
     assert "size" not in result["sentence"]
 
 
@@ -98,7 +98,7 @@ def test_champion_that_does_not_work_is_an_error_only_for_comparisons(tmp_path: 
         champion={"number": 7, "model_dir": str(champion)},
     )  # fmt: skip
     assert [g["verdict"] for g in result["gates"]] == ["pass", "pass", "error"]
-    assert "champion version 7 could not answer the hold-out rows: the scoring process ended" in result["sentence"]
+    assert "champion v7 could not answer the hold-out rows: the scoring process ended" in result["sentence"]
 
 
 def test_champion_that_knows_other_classes_is_compared_on_the_common_ones(tmp_path: Path) -> None:

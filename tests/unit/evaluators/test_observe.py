@@ -108,10 +108,10 @@ def test_label_delay_is_observed_where_the_policy_gives_none(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("labels", "scores", "reason"),
     [
-        ([0, 1] * 4 + [None] * 4, [0.2, 0.7] * 6, "8 matured labelled rows of version 7 in the window, 10 needed"),
+        ([0, 1] * 4 + [None] * 4, [0.2, 0.7] * 6, "8 matured labelled rows of v7 in the window, 10 needed"),
         ([1] * 12, [0.7] * 12, "one class only"),
         ([0, 1] * 6, [0.2, float("nan")] * 6, "6 of 12 rows were answered with NaN or infinity"),
-        (["maybe"] * 12, [0.5] * 12, "0 matured labelled rows of version 7 in the window, 10 needed"),
+        (["maybe"] * 12, [0.5] * 12, "0 matured labelled rows of v7 in the window, 10 needed"),
     ],
 )
 def test_unknown_performance_has_a_reason(tmp_path: Path, labels: list[Any], scores: list[float], reason: str) -> None:
@@ -135,7 +135,7 @@ def test_without_champion_everything_is_unknown(tmp_path: Path) -> None:
     """Before the first promotion, or with a damaged model folder, every query is answered with the reason."""
     assert _look(tmp_path, AUC, champion=None)["signals"]["auc"]["reason"] == "no version has been promoted yet"
     signals = _look(tmp_path, AUC, champion={"number": 7, "model_dir": str(tmp_path / "gone")})["signals"]
-    assert "champion version 7" in signals["auc"]["reason"]
+    assert "champion v7" in signals["auc"]["reason"]
     assert "model.json" in signals["auc"]["reason"]
 
 
@@ -290,7 +290,7 @@ def test_shadowed_rows_are_compared_pair_by_pair(tmp_path: Path, quality: float,
     comparison = _look(tmp_path, comparison={**ASKED, "mode": "shadow"})["comparison"]
     assert comparison["state"] == state, comparison["sentence"]
     assert comparison["challenger_rows"] == comparison["champion_rows"] == 500
-    assert comparison["sentence"].startswith(f"{state.replace('_', ' ')}: Brier score of version 8 .")
+    assert comparison["sentence"].startswith(f"{state.replace('_', ' ')}: Brier score of v8 0.")
 
 
 def test_weighted_traffic_is_compared_in_blocks_and_shadow_evidence_is_kept(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_multiclass_rows_are_compared_and_strange_class_counts_are_undecided(tmp
     assert output["signals"]["acc"]["value"] is not None
     _labelled(_log(tmp_path), [45.0], ["a"], [[0.5, 0.5]], prefix="two", version=8)
     sentence = _look(tmp_path, comparison=ASKED, policy=spec)["comparison"]["sentence"]
-    assert sentence == "undecided: version 8 was logged with 2 scores a row where 3 are expected"
+    assert sentence == "undecided: v8 was logged with 2 scores a row where 3 are expected"
     _labelled(_log(tmp_path), [75.0], ["a"], [[0.5, 0.5]], prefix="two-live")
     reason = _look(tmp_path, accuracy, policy=spec)["signals"]["acc"]["reason"]
-    assert reason == "version 7 was logged with 2 scores a row where 3 are expected"
+    assert reason == "v7 was logged with 2 scores a row where 3 are expected"

@@ -150,10 +150,8 @@ def test_no_outcomes_are_undecided() -> None:
     """Nothing known is neither good nor bad, and the sentence says that outcomes are missing."""
     evidence = weigh(np.zeros(0), margin=0.02, alpha=ALPHA)
     assert evidence.state == "undecided"
-    words = sentence(
-        evidence, margin=0.02, alpha=ALPHA, loss="Brier", challenger="version 8: 0 rows", champion="version 7: 3 rows"
-    )
-    assert words == "undecided: no labelled outcomes of both yet (version 8: 0 rows, version 7: 3 rows)"
+    words = sentence(evidence, margin=0.02, alpha=ALPHA, loss="Brier", challenger="v8: 0 rows", champion="v7: 3 rows")
+    assert words == "undecided: no labelled outcomes of both yet (v8: 0 rows, v7: 3 rows)"
 
 
 @pytest.mark.parametrize(
