@@ -98,7 +98,7 @@ class Rollout(Shape):
     deadline: PositiveDuration = parse_duration("7d")
     """A rollout unfinished by then ends: the champion stays."""
     min_labelled_rows: Annotated[Whole, Field(ge=0)] = 50
-    """Answers of challenger and champion each, with matured labels, before more traffic moves."""
+    """Answers of challenger and champion each, with matured labels, before a step ends, the shadow step too; 0 asks for none."""
 
     @model_validator(mode="after")
     def _steps_rise(self) -> Self:
