@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -42,7 +43,9 @@ def missing(loaded: Loaded) -> list[Problem]:
     place = (*_DATA, "source", "path")
     try:
         if not path.exists():
-            return [_problem(loaded, place, f"no such file: {path}", f"{CONSEQUENCE}{_sibling(path)}")]
+            return [
+                _problem(loaded, place, f"no such file: {os.path.normpath(path)}", f"{CONSEQUENCE}{_sibling(path)}")
+            ]
         if isinstance(data.source, ParquetSource) or path.is_fifo():  # reading a pipe would wait for its writer
             return []
         columns = header(path)
