@@ -61,7 +61,7 @@ def _why_worse(draft: Draft, evidence: Evidence) -> str:
         limit = draft.policy.spec.rollout.max_error_share
         for kind, errors, requests in _error_counts(replica, draft.cycle.counts):
             if errors >= MIN_ERRORS and errors > limit * requests:
-                return f"{name} failed {errors} of {requests} {kind}, more than {limit:.1%}"
+                return f"{name} failed {errors} of {requests} {kind}, more than {limit * 100:g} %"
     comparison = evidence.comparison
     if comparison is not None and comparison.state == "worse":
         return comparison.sentence

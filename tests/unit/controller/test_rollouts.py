@@ -212,8 +212,8 @@ SHADOW_ERRORS = ReplicaStatus(state=ReplicaState.READY, shadow_requests=50, shad
     [
         ({"comparison": WORSE}, "compared on 1000 rows: worse"),
         ({"v3": BROKEN}, "v3 does not run: it exited with code 1"),
-        ({"v3": ERRORS}, "v3 failed 5 of 100 requests, more than 2.0%"),
-        ({"v3": SHADOW_ERRORS}, "v3 failed 5 of 50 shadow requests, more than 2.0%"),
+        ({"v3": ERRORS}, "v3 failed 5 of 100 requests, more than 2 %"),
+        ({"v3": SHADOW_ERRORS}, "v3 failed 5 of 50 shadow requests, more than 2 %"),
     ],
 )
 def test_bad_evidence_rolls_back_at_once(made: ModelState, evidence: dict[str, Any], words: str) -> None:
