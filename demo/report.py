@@ -173,9 +173,22 @@ def _marks(story: Story) -> list[chart.Mark]:
 def _cycle_row(cycle: dict[str, Any]) -> str:
     outcome = cycle.get("outcome") or f"open ({cycle['phase']})"
     cells = (
-        str(cycle["number"]), str(cycle["opened_at"])[:10], cycle["cause"], outcome.replace("_", " "), cycle["sentence"],
+        str(cycle["number"]), str(cycle["opened_at"])[:10], _because(cycle["cause"]), outcome.replace("_", " "), cycle["sentence"],
     )  # fmt: skip
     return f'<tr class="{html.escape(outcome)}">' + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>"
+
+
+def _because(cause: str) -> str:
+    """A cycle's recorded cause, as people would say it.
+
+    >>> _because("person: ann@host, quarterly refresh")
+    'ann@host asked: quarterly refresh'
+    """
+    kind, _, words = cause.partition(": ")
+    if kind == "person":
+        who, _, why = words.partition(", ")
+        return f"{who} asked: {why}"
+    return words or "no version served yet"
 
 
 STYLE = """
