@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -118,10 +119,12 @@ def test_cancel_that_came_first_stays(tmp_path: Path) -> None:
 
 
 def test_a_group_number_taken_over_is_left_alone() -> None:
-    """Sweeping a group whose number now belongs to another process kills nothing (here: this very process)."""
-    group = os.getpgid(0)
-    processes.sweep_group(group, leader_start_ticks=-1)
-    assert processes.start_ticks(os.getpid()) is not None
+    """Sweeping a group whose number now belongs to another process kills nothing."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        processes.sweep_group(other.pid, leader_start_ticks=-1)
+        assert processes.start_ticks(other.pid) is not None
+        assert other.poll() is None
+        other.kill()
     assert processes.start_ticks(2**22 + 1) is None
 
 
