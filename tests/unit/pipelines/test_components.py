@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flights import T0, flights, policy_json
+from served_columns import as_columns
 
 import serving.model
 from pipelines import modelfolder, skops_files, training
@@ -121,7 +122,7 @@ def test_family_scores_and_is_served_as_it_was_fitted(name: str, task: Task, tmp
         assert np.corrcoef(scores[:300], frame[label])[0, 1] > 0.5
     save(model, tmp_path / "model", task, name, frame)
     served = serving.model.load_model(tmp_path / "model")
-    assert np.allclose(served.predict(model_frame(frame, FEATURES)), scores[:300])
+    assert np.allclose(served.predict(as_columns(model_frame(frame, FEATURES))), scores[:300])
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if n.startswith("sklearn.")])
@@ -279,7 +280,7 @@ def test_tensorflow_mlp_fits_and_is_served(tmp_path: Path, monkeypatch: pytest.M
             assert np.corrcoef(scores, frame[label])[0, 1] > 0.5
         save(model, tmp_path / task, task, component.name, frame)
         served = serving.model.load_model(tmp_path / task)
-        assert np.allclose(served.predict(model_frame(frame, FEATURES)), scores, atol=1e-5)
+        assert np.allclose(served.predict(as_columns(model_frame(frame, FEATURES))), scores, atol=1e-5)
     again = fitted(component, Task.BINARY, frame, **small)
     assert np.array_equal(again.predict(frame), fitted(component, Task.BINARY, frame, **small).predict(frame))
     with pytest.raises(PermanentJobError, match="no parameter 'unit'; did you mean 'units'"):

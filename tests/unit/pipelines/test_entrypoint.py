@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flights import flights, policy_json
+from served_columns import as_columns
 
 import serving.model
 from pipelines import modelfolder, training
@@ -112,7 +113,7 @@ def test_returned_estimator_is_saved_without_the_owners_code(tmp_path: Path) -> 
         "reference.parquet",
     ]
     served = serving.model.load_model(tmp_path / "model")
-    assert np.allclose(served.predict(model_frame(frame, FEATURES)), model.predict(frame))
+    assert np.allclose(served.predict(as_columns(model_frame(frame, FEATURES))), model.predict(frame))
 
 
 def test_own_files_travel_with_the_code(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_own_files_travel_with_the_code(tmp_path: Path) -> None:
         sys.modules.pop(name)
     sys.path.remove(str(folder))
     served = serving.model.load_model(tmp_path / "model")
-    assert np.allclose(served.predict(model_frame(frame, FEATURES)), expected)
+    assert np.allclose(served.predict(as_columns(model_frame(frame, FEATURES))), expected)
     assert modelfolder.content_digest(tmp_path / "model") == digest  # compiled files are none of it
     for name in ("owners", "helper"):
         sys.modules.pop(name)

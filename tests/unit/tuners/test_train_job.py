@@ -14,6 +14,7 @@ import git
 import numpy as np
 import pandas as pd
 import pytest
+from served_columns import as_columns
 
 import serving.model
 from pipelines import prepare
@@ -82,7 +83,8 @@ def test_model_folder_is_what_serving_reads(folder: Path) -> None:
     assert out["parameters"]["learning_rate"] == 0.1
     assert manifest["features"] == [{"kind": "numeric", "name": "age"}, {"kind": "categorical", "name": "city"}]
     model = serving.model.load_model(Path(out["model_dir"]))
-    old, young = model.predict(pd.DataFrame({"age": [80.0, 20.0], "city": pd.Series(["Oslo", None], dtype=object)}))
+    rows = pd.DataFrame({"age": [80.0, 20.0], "city": pd.Series(["Oslo", None], dtype=object)})
+    old, young = model.predict(as_columns(rows))
     assert old > 0.5 > young
     assert len(pd.read_parquet(Path(out["model_dir"], "reference.parquet"))) == out["rows"] == 560
     assert (out["trained_from"], out["trained_to"]) == ("2026-01-01T00:00:00+00:00", "2026-01-24T07:00:00+00:00")
