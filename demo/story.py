@@ -63,8 +63,8 @@ class Story:
         self.killed_in: int | None = None
         self.kills = 0
         self.poisonings = [
-            Poisoning("labels of other flights, by a wrong join", unrelated_labels, datetime(2013, 5, 20, tzinfo=UTC)),
-            Poisoning("labels inverted", inverted_labels, datetime(2013, 9, 10, tzinfo=UTC)),
+            Poisoning("labels of other flights, by a wrong join", unrelated_labels, datetime(2013, 5, 1, tzinfo=UTC)),
+            Poisoning("labels inverted", inverted_labels, datetime(2013, 8, 20, tzinfo=UTC)),
         ]
         self._clock = clock
         self._warehouse = warehouse
