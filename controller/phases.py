@@ -193,7 +193,7 @@ def _new_version(draft: Draft, number: int, digest: str) -> Version:
         model=draft.state.name, number=number, digest=digest, status=VersionStatus.CANDIDATE,
         created_at=draft.now, cycle=draft.cycle.number,
         trained_to=datetime.fromisoformat(trained_to) if trained_to else None,
-        scores=dict(judged.get("scores") or {}), forced=draft.cycle.forced,
+        scores=dict(judged.get("scores") or {}),
         lineage={
             "verdict": judged["verdict"], "gates": judged["sentence"], "model_digest": trained["model_digest"],
             "component": trained["component"], "parameters": trained["parameters"], "window_s": trained["window_s"],

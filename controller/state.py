@@ -123,8 +123,6 @@ class Cycle:
     counts: Mapping[str, int] = field(default_factory=dict)
     """The challenger's counters of requests and errors at `counts_since`: a sudden failure must not drown in a long total."""
     counts_since: datetime | None = None
-    forced: str = ""
-    """Reason of the person who let the candidate pass the gates, if one did."""
     compute_s: float = 0.0
     """Seconds of job time used so far."""
 

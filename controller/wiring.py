@@ -17,9 +17,8 @@ from controller.notices.journal import JournalNotifier
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
-from controller.store.migrate import migrate
 from controller.store.port import Store
-from controller.store.sql import SqlStore
+from controller.store.sql import open_store
 from deployers.local.target import LocalTarget
 from pipelines.jobs.local import LocalJobRunner
 
@@ -53,8 +52,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
     clock: Clock = ScaledClock(settings.clock) if settings.clock else SystemClock()
-    migrate(settings.database_url)
-    store = SqlStore(settings.database_url)
+    store = open_store(settings.database_url)
     jobs = LocalJobRunner(home)
     target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
     leadership = FileLeadership(store, home / "run" / "daemon.lock", settings.lease_ttl_s)

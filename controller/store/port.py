@@ -6,12 +6,12 @@ Every commit carries the epoch under which its writer leads; the store refuses a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from controller.state import Cycle, Event, ModelState, NoticeRecord, Version
+from controller.state import Cycle, Event, ModelState, NoticeRecord
 
 
 class StoreError(Exception):
@@ -93,9 +93,3 @@ class Store(Protocol):
         """One attempt more; delivered when `delivered_at` is given. Does nothing to a delivered or unknown one. Needs no lease."""
 
     def close(self) -> None: ...
-
-
-def changed_versions(before: ModelState | None, after: ModelState) -> Iterable[Version]:
-    """The versions that a commit must write."""
-    known = before.versions if before else {}
-    return [v for n, v in after.versions.items() if known.get(n) != v]

@@ -87,7 +87,7 @@ def rich() -> ModelState:
         cycle=cycle(
             3, phase=Phase.ROLLING_OUT, attempt=2, not_before=NOW + A_MINUTE, job_id="flight-late-c3-train-2",
             outputs={"training": {"rows": 10, "scores": {"ap": 0.5}}}, challenger=10, step=1, step_since=NOW,
-            forced="because", compute_s=1.5,
+            compute_s=1.5,
         ),
         versions={
             1: version(1, status=VersionStatus.CHAMPION, trained_to=NOW, scores={"ap": 0.5}, forced="Jo: yes"),
