@@ -66,6 +66,25 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """Something wrong with what feeds a model, not with the model: its window is held, and the owner is told.
+
+    The same fault in many models is one incident, so whatever models share (`kind`, `source`, `subject`) must be equal among them.
+    """
+
+    kind: str
+    """What happened, such as `nulls_jumped` or `label_feed_stalled`."""
+    source: str
+    """Where the rows come from: a path, a table, or the model's own log."""
+    subject: str
+    """What it happened to: a column, or an empty string for the whole table."""
+    sentence: str
+    """With numbers."""
+    since: datetime
+    """From when on rows are affected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """Challenger against champion on live labelled rows, valid at any time of looking.
 
