@@ -69,6 +69,8 @@ def _measure(query: Query, scene: Scene) -> tuple[Signal, Mapping[str, Any]]:
             return drift(query, scene)
         case SignalKind.VOLUME:
             return volume(scene), {}
+        case SignalKind.ESTIMATED_PERFORMANCE | SignalKind.LABEL_COVERAGE | SignalKind.LABEL_LAG:
+            return Signal.unknown(f"{query.kind.value} cannot be measured", observed_at=scene.now), {}
 
 
 def _blind(queries: Sequence[Query], now: datetime, reason: str) -> dict[str, Any]:

@@ -22,6 +22,12 @@ class SignalKind(StrEnum):
     """Share of drifted features, window against the champion's training rows."""
     VOLUME = "volume"
     """Number of matured labelled rows newer than the champion's training rows."""
+    ESTIMATED_PERFORMANCE = "estimated_performance"
+    """Score of the champion that is to be expected on the newest predictions, from their scores alone: no labels needed."""
+    LABEL_COVERAGE = "label_coverage"
+    """Share of the predictions old enough to have matured that do have a label."""
+    LABEL_LAG = "label_lag"
+    """A high quantile of how long labels take to arrive, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,3 +104,7 @@ class Comparison:
     champion_score: float | None
     sentence: str
     observed_at: datetime
+    estimated_challenger: float | None = None
+    """Expected score of the challenger on the rows that it answered, from its calibrated confidences; None if unknown."""
+    estimated_champion: float | None = None
+    """The same for the champion, on the same traffic."""
