@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,28 @@ class Answers:
     """(n,) or (n, k), finite."""
     latency_ms: Floats
     """Of single-row answers; may be empty."""
+
+
+class Asker(Protocol):
+    """How a model folder is brought to answer a file of rows: `ask`, or another way that keeps the same promises."""
+
+    def __call__(
+        self,
+        model: ModelFolder,
+        rows: Path,
+        *,
+        task: Task,
+        row_count: int,
+        workdir: Path,
+        timeout_s: float,
+        latency_rows: int = 0,
+    ) -> Answers:
+        """Finite scores of all `row_count` rows of the Parquet file `rows`, over the model's own classes; with `latency_rows`, also the
+        times of that many single-row answers.
+
+        Called from two threads at the same time, for champion and challenger, each with a `workdir` of its own. Raises
+        ProcessFailedError if nothing is known of the model's answers, WrongAnswersError if the model is at fault.
+        """
 
 
 def ask(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.answers import Answers, AnswersError, Floats, ModelFolder, WrongAnswersError, align, ask
+from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
 from evaluators.gates import Challenge, GateResult, Scored, Verdict, all_scores, judge_gate, worst
 from evaluators.wording import count, number
 from pipelines.data.labels import encode_labels
@@ -54,6 +54,11 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     `timeout_s` in the inputs replaces SCORING_TIMEOUT_S. Raises PermanentJobError if the policy or the hold-out file is no good, and
     RetryableJobError if the hold-out file is not there.
     """
+    return judge(inputs, context, ask=ask)
+
+
+def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict[str, Any]:
+    """The same with another way to a model's answers: a replay of history asks models that are loaded already."""
     spec = ModelPolicy.model_validate(inputs["policy"]).spec
     challenger_dir = Path(inputs["model_dir"])
     try:
@@ -64,7 +69,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     if not len(hold_out.labels):
         return _no_rows(hold_out)
     context.report(text=f"scoring {count(hold_out.rows, 'hold-out row')}")
-    answered = _ask_both(inputs, spec, challenger, hold_out, context.workdir)
+    answered = _ask_both(inputs, spec, challenger, hold_out, context.workdir, ask)
     if isinstance(answered.challenger, AnswersError):
         verdict = Verdict.FAIL if isinstance(answered.challenger, WrongAnswersError) else Verdict.ERROR
         return _only_smoke(verdict, f"the challenger does not work: {answered.challenger}", rows=len(hold_out.labels))
@@ -108,7 +113,7 @@ class _Answered:
 
 
 def _ask_both(
-    inputs: Mapping[str, Any], spec: Spec, challenger: ModelFolder, hold_out: _HoldOut, workdir: Path
+    inputs: Mapping[str, Any], spec: Spec, challenger: ModelFolder, hold_out: _HoldOut, workdir: Path, ask: Asker
 ) -> _Answered:
     """Both at the same time; one after the other if latency is judged, so that neither slows the other down."""
     timed = any(isinstance(gate, LatencyGate) for gate in spec.gates)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from model_folders import context, hold_out, model_folder, policy
 
-from evaluators.answers import AnswersError, ModelFolder, align
-from evaluators.judge import run
+from evaluators.answers import Answers, AnswersError, ModelFolder, align
+from evaluators.judge import judge, run
 from pipelines.jobs.port import PermanentJobError, RetryableJobError
 
 NO_WORSE = {"metric": "roc_auc", "no_worse_than_champion": 0.01}
@@ -234,3 +234,24 @@ def _real_model(root: Path, rows: pd.DataFrame, *, with_signal: bool) -> None:
     estimator = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
     folder = model_folder(root, fake=False)
     skops.io.dump(estimator.fit(features, rows["late"]), folder / "estimator.skops")
+
+
+def test_answers_may_come_another_way(tmp_path: Path) -> None:
+    """A replay asks models in its own process: the judge then starts none, and the verdict is that of the answers it was given."""
+    rows = pd.read_parquet(hold_out(tmp_path / "holdout.parquet")["holdout"])
+
+    def ask(model: ModelFolder, rows_path: Path, **_: Any) -> Answers:
+        column = "good" if model.path.parent.name == "8" else "bad"
+        return Answers(scores=rows[column].to_numpy(), latency_ms=np.zeros(0))
+
+    result = judge(
+        {
+            "policy": policy(NO_WORSE), "home": str(tmp_path), "seed": 1,
+            "prepared": {"holdout": str(tmp_path / "holdout.parquet"), "classes": [0, 1]},
+            "model_dir": str(model_folder(tmp_path / "8", columns=["good"], exit=True)),
+            "champion": {"number": 7, "model_dir": str(model_folder(tmp_path / "7", columns=["good"], exit=True))},
+        },
+        context(tmp_path), ask=ask,
+    )  # fmt: skip
+    assert result["verdict"] == "pass", result["sentence"]
+    assert result["scores"]["roc_auc"] > result["champion_scores"]["roc_auc"]
