@@ -65,7 +65,7 @@ class Request:
 def compare_live(request: Request, scene: Scene) -> Comparison:
     """The state of the comparison on all labels known at `scene.now`."""
     frame = read_labelled(
-        scene.log_dir,
+        scene.log,
         since=request.since,
         until=request.until,
         labels_until=scene.now + _INSTANT,

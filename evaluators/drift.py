@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.scene import Query, Scene
 from evaluators.wording import count
-from pipelines.data.prediction_log import feature_columns, read_predictions
+from pipelines.data.prediction_log import feature_columns
 from pipelines.jobs.files import read_json, write_json_atomic
 from policies.signals import Signal
 
@@ -92,8 +92,8 @@ def _keep(query: Query, scene: Scene, evidence: Mapping[str, Any]) -> None:
 def _measure(query: Query, scene: Scene, end: datetime) -> Signal | dict[str, Any]:
     """The evidence, or a signal that says why there is none."""
     assert query.window is not None
-    current = read_predictions(
-        scene.log_dir, since=end - query.window, until=end, role="live", problems=scene.problems
+    current = scene.log.predictions(
+        since=end - query.window, until=end, role="live", problems=scene.problems
     )  # fmt: skip
     rows = len(current)
     if rows < max(query.min_rows, 1):

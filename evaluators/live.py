@@ -28,7 +28,7 @@ def performance(query: Query, scene: Scene) -> Signal:
         return Signal.unknown("no label has arrived yet, so nothing has matured", observed_at=scene.now)
     end = scene.now - delay
     frame = read_labelled(
-        scene.log_dir,
+        scene.log,
         since=end - query.window + _INSTANT,
         until=end + _INSTANT,
         labels_until=scene.now + _INSTANT,
@@ -71,7 +71,7 @@ def volume(scene: Scene) -> Signal:
         return Signal.unknown(reason, observed_at=scene.now)
     delay = scene.label_delay or timedelta(0)
     frame = read_labelled(
-        scene.log_dir,
+        scene.log,
         since=scene.trained_to + _INSTANT,
         until=scene.now - delay + _INSTANT,
         labels_until=scene.now + _INSTANT,

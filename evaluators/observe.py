@@ -17,6 +17,7 @@ from evaluators.comparison import Request, compare_live
 from evaluators.drift import drift
 from evaluators.live import performance, volume
 from evaluators.scene import Query, Scene
+from pipelines.data.prediction_log import AnswerLog, FolderLog
 from pipelines.jobs.port import JobContext
 from policies.schema import ModelPolicy
 from policies.signals import Comparison, Signal, SignalKind
@@ -24,8 +25,10 @@ from policies.signals import Comparison, Signal, SignalKind
 _DEFAULT_LAG_WINDOW = timedelta(days=1)
 
 
-def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
-    """Look once. The result is `{"signals": {key: signal}, "comparison": …|null, "evidence": {key: …}, "problems": […]}`.
+def run(inputs: Mapping[str, Any], context: JobContext, log: AnswerLog | None = None) -> dict[str, Any]:
+    """Look once, at the model's own log or at `log`.
+
+    The result is `{"signals": {key: signal}, "comparison": …|null, "evidence": {key: …}, "problems": […]}`.
 
     `evidence` holds, for drift, which features moved and by what score; `problems` names files of the log that could not be read.
     """
@@ -38,10 +41,11 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         folder = ModelFolder.read(Path(champion["model_dir"]))
     except AnswersError as error:
         return _blind(queries, now, f"champion v{champion['number']}: {error}")
-    trained_to = champion.get("trained_to")
+    trained_to, home = champion.get("trained_to"), Path(inputs["home"])
     scene = Scene(
-        home=Path(inputs["home"]),
+        home=home,
         model=inputs["model"],
+        log=log or FolderLog(home / "log" / inputs["model"]),
         now=now,
         spec=ModelPolicy.model_validate(inputs["policy"]).spec,
         champion=int(champion["number"]),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evaluators.answers import ModelFolder
 from pipelines.data.labels import encode_labels
-from pipelines.data.prediction_log import read_labels, read_predictions, score_array
+from pipelines.data.prediction_log import AnswerLog, score_array
 from policies.metrics import Task
 from policies.schema import Spec
 from policies.signals import SignalKind
@@ -57,6 +57,7 @@ class Scene:
 
     home: Path
     model: str
+    log: AnswerLog
     now: datetime
     spec: Spec
     champion: int
@@ -69,10 +70,6 @@ class Scene:
     problems: list[str] = field(default_factory=list)
     """Sentences on files of the log that could not be read."""
 
-    @property
-    def log_dir(self) -> Path:
-        return self.home / "log" / self.model
-
     @cached_property
     def label_delay(self) -> timedelta | None:
         """The policy's `data.label_delay`, else the observed lag that 99 % of labels keep; None if neither is known."""
@@ -82,9 +79,8 @@ class Scene:
 
     def _observed_lag(self) -> timedelta | None:
         """By arrival, not by prediction: of the newest predictions only the quick labels are in, of the newest labels all are."""
-        labels = read_labels(self.log_dir, since=self.now - self.lag_window, until=self.now, problems=self.problems)
-        asked = read_predictions(
-            self.log_dir,
+        labels = self.log.labels(since=self.now - self.lag_window, until=self.now, problems=self.problems)
+        asked = self.log.predictions(
             since=self.now - _LAG_LOOKBACK * self.lag_window,
             until=self.now,
             role="live",

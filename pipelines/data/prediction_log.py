@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -112,8 +112,55 @@ def read_labels(
     return frame
 
 
+class AnswerLog(Protocol):
+    """What was answered and which labels came: the log of a folder, or a recorded stream that is played again."""
+
+    def predictions(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        role: Role | None = None,
+        versions: Collection[int] | None = None,
+        features: bool = True,
+        problems: list[str] | None = None,
+    ) -> pd.DataFrame:
+        """As `read_predictions`."""
+
+    def labels(
+        self, *, since: datetime | None = None, until: datetime | None = None, problems: list[str] | None = None
+    ) -> pd.DataFrame:
+        """As `read_labels`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLog:
+    """The log that the runtime writes."""
+
+    folder: Path
+
+    def predictions(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        role: Role | None = None,
+        versions: Collection[int] | None = None,
+        features: bool = True,
+        problems: list[str] | None = None,
+    ) -> pd.DataFrame:
+        return read_predictions(
+            self.folder, since=since, until=until, role=role, versions=versions, features=features, problems=problems
+        )
+
+    def labels(
+        self, *, since: datetime | None = None, until: datetime | None = None, problems: list[str] | None = None
+    ) -> pd.DataFrame:
+        return read_labels(self.folder, since=since, until=until, problems=problems)
+
+
 def read_labelled(
-    log_dir: Path,
+    log: AnswerLog,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -124,16 +171,16 @@ def read_labelled(
     keep_unlabelled: bool = False,
     problems: list[str] | None = None,
 ) -> pd.DataFrame:
-    """`read_predictions` joined with the labels that arrived before `labels_until`, as columns `label` and `label_at`.
+    """Predictions joined with the labels that arrived before `labels_until`, as columns `label` and `label_at`.
 
     One row an id, role and version (a client's retry under the same id counts once, with its last answer). Rows without a label are
     left out unless `keep_unlabelled`; they then have label None and label_at NaT.
     """
-    predictions = read_predictions(
-        log_dir, since=since, until=until, role=role, versions=versions, features=features, problems=problems
+    predictions = log.predictions(
+        since=since, until=until, role=role, versions=versions, features=features, problems=problems
     ).drop_duplicates(["id", "role", "version"], keep="last")
     # A label cannot arrive before its prediction was made, so labels older than `since` belong to other rows.
-    labels = read_labels(log_dir, since=since, until=labels_until, problems=problems)
+    labels = log.labels(since=since, until=labels_until, problems=problems)
     labels = labels[labels["label"].notna()].rename(columns={"at": "label_at"})
     joined = predictions.merge(labels, on="id", how="left" if keep_unlabelled else "inner")
     joined["label"] = joined["label"].astype(object).where(joined["label"].notna(), None)

@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipelines.data.labels import label_key
-from pipelines.data.prediction_log import feature_columns, read_labelled
+from pipelines.data.prediction_log import FolderLog, feature_columns, read_labelled
 from pipelines.jobs.port import PermanentJobError, RetryableJobError
 from policies.schema import CsvSource, DataSpec, ParquetSource, PredictionLogSource, SqlSource
 
@@ -121,7 +121,7 @@ class PredictionLog:
 
     def read(self) -> pd.DataFrame:
         rows = read_labelled(
-            self.log_dir, since=self.since, until=self.now, labels_until=self.now, keep_unlabelled=True
+            FolderLog(self.log_dir), since=self.since, until=self.now, labels_until=self.now, keep_unlabelled=True
         )
         if rows.empty:
             raise PermanentJobError(

@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.data import prediction_log
-from pipelines.data.prediction_log import feature_columns, read_labelled, read_labels, read_predictions, score_array
+from pipelines.data.prediction_log import (
+    FolderLog,
+    feature_columns,
+    read_labelled,
+    read_labels,
+    read_predictions,
+    score_array,
+)
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -74,7 +81,7 @@ def test_missing_log_is_an_empty_table_with_the_columns(tmp_path: Path) -> None:
     """A model that was never asked has an empty log, not an error."""
     assert read_predictions(tmp_path / "none").columns.tolist() == ["id", "at", "version", "role", "key", "score"]
     assert read_labels(tmp_path / "none").empty
-    assert read_labelled(tmp_path / "none").empty
+    assert read_labelled(FolderLog(tmp_path / "none")).empty
 
 
 def test_journal_is_ignored_once_its_segment_is_there(tmp_path: Path) -> None:
@@ -206,8 +213,8 @@ def test_labelled_rows_are_joined_and_labels_from_the_future_are_not_seen(tmp_pa
     write_segment(
         tmp_path / "labels", "a", [label("0", hours(1), 1), label("1", hours(6), 0), label("zz", hours(1), 1)]
     )
-    assert read_labelled(tmp_path)["id"].tolist() == ["0", "1"]
-    assert read_labelled(tmp_path, role=None)["role"].tolist() == ["live", "live", "shadow"]
-    seen = read_labelled(tmp_path, labels_until=hours(5), keep_unlabelled=True)
+    assert read_labelled(FolderLog(tmp_path))["id"].tolist() == ["0", "1"]
+    assert read_labelled(FolderLog(tmp_path), role=None)["role"].tolist() == ["live", "live", "shadow"]
+    seen = read_labelled(FolderLog(tmp_path), labels_until=hours(5), keep_unlabelled=True)
     assert seen["label"].tolist() == [1, None, None, None]
     assert seen["label_at"].notna().tolist() == [True, False, False, False]
