@@ -6,19 +6,24 @@ challenger is worse, at odds that would be fair if it were just not worse by mor
 reaches 1 / alpha with probability at most alpha, whenever one stops (Ville's inequality).
 
     outcome    d_i in [-1, 1]: loss of the challenger - loss of the champion;   x_i = (1 + d_i) / 2,   m = (1 + margin) / 2
-    worse      H0: E[d_i | past] <= margin   W_t = prod (1 + b_i (x_i - m)),   0 <= b_i <= c / m
-    no worse   H0: E[d_i | past] >= margin   V_t = prod (1 + b_i (m - x_i)),   0 <= b_i <= c / (1 - m)
+    worse      H0: E[d_i | past] <= margin   W_t = mean over f in BETS of  prod (1 + f (x_i / m - 1))
+    no worse   H0: E[d_i | past] >= margin   V_t = the same of 1 - x_i and 1 - m
 
 `worse` is shown once W_t >= 1 / alpha for some t, `no worse` likewise by V_t; where both happen (the world changed) `worse` holds.
 
-Source: I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting, J. Royal Statistical Society B 86 (2024) 1-27;
-bets by their aGRAPA (section B.3). Everything is a function of the outcomes in order, so recomputing at each look continues one and the
-same process.
+Each of a few gamblers stakes the same share f of what they have on every outcome, and the wealth is their mean: whatever the size of the
+difference and the spread of the outcomes, one of them bets nearly as well as somebody who knew both. The wealth is a function of the
+outcomes alone, in any order, falls as m grows, and so turns into an interval by asking which m it does not refute.
+
+Source: I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting, J. Royal Statistical Society B 86 (2024) 1-27,
+with a mixture of constant bets instead of a predicted one (T. Cover, Universal portfolios, Mathematical Finance 1 (1991) 1-29). Everything
+is a function of the outcomes, so recomputing at each look continues one and the same process.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -26,39 +31,86 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.wording import count, number
+from policies.signals import Estimate
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 State: TypeAlias = Literal["worse", "no_worse", "undecided"]
 
-LARGEST_BET = 0.75
-"""c: the largest share of the wealth that one outcome may cost (the paper's 1/2 to 3/4)."""
-_PRIOR_MEAN, _PRIOR_VARIANCE = 0.5, 0.25
-"""What the first bet believes, as one outcome's worth of data (Waudby-Smith & Ramdas)."""
+BETS = (0.04, 0.1, 0.25, 0.5, 0.9)
+"""The share of the wealth that the worst outcome costs each gambler: all below 1, so that nobody is ever ruined."""
+_BISECTIONS = 22
+"""Halvings of [0, 1] that place a bound: to 1e-6."""
 
 
 def log_wealth(x: Floats, null_mean: float) -> Floats:
     """ln of the wealth after each outcome, betting that the mean of `x` exceeds `null_mean`; last axis is time, same shape as `x`.
 
-    `x` in [0, 1]; 0 < null_mean < 1. The bet on an outcome uses only those before it (aGRAPA, truncated):
+    `x` in [0, 1]; 0 < null_mean < 1.
 
-        b_i = min(max((mu - null) / (var + (mu - null)^2), 0), c / null)
-        mu = (1/2 + x_1 + ... + x_(i-1)) / i,   var = (1/4 + sum (x_j - mu_j)^2) / i
-
-    >>> log_wealth(np.array([1.0, 1.0, 0.0]), 0.5).round(3).tolist()   # bets 0, .25 / (.15625 + .0625) = 1.143, 1.484
-    [0.0, 0.452, -0.904]
+    >>> log_wealth(np.array([1.0, 1.0, 0.0]), 0.5).round(3).tolist()   # means of 1 + f, (1 + f)^2, (1 + f)^2 (1 - f)
+    [0.306, 0.664, -0.044]
     """
-    if x.shape[-1] == 0:
-        return np.zeros_like(x)
-    times = np.arange(1, x.shape[-1] + 1, dtype=np.float64)
-    mean = (_PRIOR_MEAN + np.cumsum(x, axis=-1)) / (times + 1)
-    variance = (_PRIOR_VARIANCE + np.cumsum(np.square(x - mean), axis=-1)) / (times + 1)
-    past_mean = np.concatenate([np.full_like(x[..., :1], _PRIOR_MEAN), mean[..., :-1]], axis=-1)
-    past_variance = np.concatenate([np.full_like(x[..., :1], _PRIOR_VARIANCE), variance[..., :-1]], axis=-1)
-    edge = past_mean - null_mean
-    bets = np.clip(edge / (past_variance + np.square(edge)), 0.0, LARGEST_BET / null_mean)
-    wealth: Floats = np.cumsum(np.log1p(bets * (x - null_mean)), axis=-1)
+    gamblers = _each_log_wealth(x, null_mean, np.cumsum)
+    wealth: Floats = np.logaddexp.reduce(gamblers, axis=0) - math.log(len(BETS))
     return wealth
+
+
+def _each_log_wealth(x: Floats, null_mean: float, total: Callable[..., Floats]) -> Floats:
+    """ln of what each gambler has, (gamblers, ...): after each outcome if `total` is `np.cumsum`, at the end if it is `np.sum`."""
+    gain = x / null_mean - 1
+    return np.stack([total(np.log1p(bet * gain), axis=-1) for bet in BETS])
+
+
+def log_wealth_from(x: Floats, null_mean: float, starts: Sequence[int]) -> Floats:
+    """`log_wealth` of a purse shared among gamblers who begin at different outcomes and hold their share until then.
+
+    A gambler who begins anew notices within few outcomes that a model which was fine has broken; one who has seen its long good past
+    must first lose that. Each start (an index into the outcomes, fixed by what was known by then) costs ln(number of starts).
+
+    >>> x = np.concatenate([np.full(500, 0.4), np.full(60, 0.7)])
+    >>> [bool(wealth[-1] > math.log(20)) for wealth in (log_wealth(x, 0.51), log_wealth_from(x, 0.51, [0, 500]))]
+    [False, True]
+    """
+    shares = [
+        np.concatenate([np.zeros_like(x[..., :start]), log_wealth(x[..., start:], null_mean)], axis=-1)
+        for start in starts
+    ]
+    shared: Floats = np.logaddexp.reduce(np.stack(shares), axis=0) - math.log(len(starts))
+    return shared
+
+
+def interval(differences: Floats, *, alpha: float) -> tuple[float, float]:
+    """Bounds of the mean of d, (n,) in [-1, 1], that hold together with confidence 1 - alpha at every time of looking.
+
+        {m : W_n(m) < 2 / alpha  and  V_n(m) < 2 / alpha}
+
+    The sample's mean is always inside (no gambler wins against it). Without outcomes nothing is known: (-1, 1).
+    Source: as above, section 4.
+
+    >>> [round(bound, 3) for bound in interval(np.tile([0.3, -0.2], 200), alpha=0.05)]
+    [0.011, 0.089]
+    >>> interval(np.zeros(0), alpha=0.05)
+    (-1.0, 1.0)
+    """
+    if not len(differences):
+        return -1.0, 1.0
+    x, limit = (1 + differences) / 2, math.log(2 / alpha)
+    mean = float(np.mean(x))
+    low = _refuted_below(x, mean, limit)
+    high = 1 - _refuted_below(1 - x, 1 - mean, limit)
+    return 2 * low - 1, 2 * high - 1
+
+
+def _refuted_below(x: Floats, mean: float, limit: float) -> float:
+    """The largest null mean, to 1e-6, that is refuted from above: wealth falls as the null mean rises."""
+    low, high = 0.0, mean
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        ends = _each_log_wealth(x, middle, np.sum) if middle > 0 else np.full(len(BETS), math.inf)
+        refuted = float(np.logaddexp.reduce(ends)) - math.log(len(BETS)) >= limit
+        low, high = (middle, high) if refuted else (low, middle)
+    return low
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +125,25 @@ class Evidence:
     """Highest ln wealth so far against "not worse than the margin"."""
     log_e_no_worse: float
     """The same against "worse than the margin, or just as bad as it"."""
+    low: float
+    """With `high`: the interval of the true mean difference, see `interval`."""
+    high: float
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The difference for the record; None without outcomes."""
+        if not self.outcomes:
+            return None
+        return Estimate(value=self.mean_difference, low=self.low, high=self.high, outcomes=self.outcomes)
 
 
-def weigh(differences: Floats, *, margin: float, alpha: float) -> Evidence:
+def weigh(differences: Floats, *, margin: float, alpha: float, anew_at: int | None = None) -> Evidence:
     """Decide on the differences of losses d (n,) in [-1, 1], in the order in which they became known.
 
-    Raises ValueError for a difference outside [-1, 1] or not finite, a margin outside [0, 1) or an alpha outside (0, 1).
+    `anew_at`: the outcome at which a second gambler begins to bet on `worse`, such as the first after a promotion. Raises ValueError for a
+    difference outside [-1, 1] or not finite, a margin outside [0, 1) or an alpha outside (0, 1).
 
-    >>> weigh(np.full(60, 0.2), margin=0.02, alpha=0.05).state, weigh(np.full(60, -0.2), margin=0.02, alpha=0.05).state
+    >>> weigh(np.full(90, 0.2), margin=0.02, alpha=0.05).state, weigh(np.full(90, -0.2), margin=0.02, alpha=0.05).state
     ('worse', 'no_worse')
     >>> weigh(np.array([0.2, -0.1]), margin=0.02, alpha=0.05).state
     'undecided'
@@ -90,17 +153,20 @@ def weigh(differences: Floats, *, margin: float, alpha: float) -> Evidence:
     if not (np.abs(differences) <= 1).all():
         raise ValueError("differences of losses must lie in [-1, 1]")
     x, null_mean = (1 + differences) / 2, (1 + margin) / 2
-    worse = float(np.max(log_wealth(x, null_mean), initial=0.0))
+    starts = [0] if anew_at is None else [0, min(anew_at, len(x))]
+    worse = float(np.max(log_wealth_from(x, null_mean, starts), initial=0.0))
     no_worse = float(np.max(log_wealth(1 - x, 1 - null_mean), initial=0.0))
     limit = -math.log(alpha)
     state: State = "worse" if worse >= limit else "no_worse" if no_worse >= limit else "undecided"
-    mean = float(np.mean(differences)) if len(differences) else math.nan
+    low, high = interval(differences, alpha=alpha)
     return Evidence(
         state=state,
         outcomes=len(differences),
-        mean_difference=mean,
+        mean_difference=float(np.mean(differences)) if len(differences) else math.nan,
         log_e_worse=worse,
         log_e_no_worse=no_worse,
+        low=low,
+        high=high,
     )
 
 
@@ -180,7 +246,8 @@ def sentence(evidence: Evidence, *, margin: float, alpha: float, loss: str, chal
         return f"undecided: no labelled outcomes of both yet ({challenger}, {champion})"
     words = evidence.state.replace("_", " ")
     return (
-        f"{words}: {loss} of {challenger} against {champion}; mean difference {number(evidence.mean_difference)} over "
+        f"{words}: {loss} of {challenger} against {champion}; difference {number(evidence.mean_difference)}, "
+        f"{100 * (1 - alpha):g} % interval {number(evidence.low)} to {number(evidence.high)}, over "
         f"{count(evidence.outcomes, 'comparison')}, margin {number(margin)}; evidence for worse {_odds(evidence.log_e_worse)}, "
         f"for no worse {_odds(evidence.log_e_no_worse)}, of {1 / alpha:.4g} needed"
     )

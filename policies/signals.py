@@ -91,6 +91,17 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean difference of losses, challenger less champion (more is worse), with bounds that hold at every time of looking."""
+
+    value: float
+    low: float
+    high: float
+    outcomes: int
+    """Pairs of answers, or blocks of them, that it is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """Challenger against champion on live labelled rows, valid at any time of looking.
 
@@ -108,3 +119,7 @@ class Comparison:
     """Expected score of the challenger on the rows that it answered, from its calibrated confidences; None if unknown."""
     estimated_champion: float | None = None
     """The same for the champion, on the same traffic."""
+    difference: Estimate | None = None
+    """Over the whole rollout; None while nothing can be compared."""
+    realised: Estimate | None = None
+    """The same since the promotion alone, against the version before on its holdback; None before it, or without one."""
