@@ -274,7 +274,8 @@ def _prepare(cache: StepCache, table: Entry, selection: Selection, spec: Spec) -
         train = rows[selection.train]
         found, notes = kinds.infer_features(train, data)
         names = [feature.name for feature in found]
-        extra = [name for name in (data.label, data.time, *_slice_columns(spec)) if name and name not in names]
+        special = (data.label, data.time, data.label_time, *_slice_columns(spec))
+        extra = [name for name in special if name and name not in names]
         write_parquet(train[names + extra], folder / _TRAIN)
         write_parquet(rows.loc[selection.holdout, names + extra], folder / _HOLDOUT)
         contents = [(folder / name).read_bytes() for name in (_TRAIN, _HOLDOUT)]

@@ -50,7 +50,7 @@ def test_newest_rows_are_held_out(folder: Path) -> None:
     assert {f["name"]: f["kind"] for f in out["features"]} == {
         "carrier": "categorical", "wind": "numeric", "hour": "numeric", "storm": "boolean",
     }  # fmt: skip
-    assert set(train.columns) == {"carrier", "wind", "hour", "storm", "late", "scheduled_at"}
+    assert set(train.columns) == {"carrier", "wind", "hour", "storm", "late", "scheduled_at", "arrived_at"}
     assert out["sentence"].startswith("480 rows to train on, up to 2026-01-05 23:45, 120 to judge with;")
 
 
