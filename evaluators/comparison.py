@@ -1,8 +1,11 @@
 """Challenger against champion on live labelled rows, in the order in which the labels came in.
 
 Rows that both answered under the same id (shadow traffic) are compared pair by pair; rows of the one or the other (weights) in blocks, see
-`evaluators.sequential.block_differences`. Both kinds of outcomes form one sequence over the whole rollout, so that its level alpha holds
-for the rollout, not for each step of it.
+`evaluators.sequential.block_differences`. Both kinds of outcomes form one sequence over the whole rollout and the bake, so that its level
+alpha holds for them together, not for each step.
+
+Every label counts against the challenger as soon as it is in. To speak for it, a row must have matured: what is labelled quickly is no fair
+sample of what was asked.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.answers import Floats
 from evaluators.scene import Scene, StrangeScoresError, known_labels, logged_scores
@@ -47,11 +51,13 @@ class Request:
     """Predictions before this only; None: all."""
     margin: float
     alpha: float
+    promoted_at: datetime | None = None
+    """Since when the challenger is champion; None before."""
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Request:
         """Raises KeyError, ValueError for another shape."""
-        until = item.get("until")
+        until, promoted_at = item.get("until"), item.get("promoted_at")
         return cls(
             challenger=int(item["challenger"]),
             champion=int(item["champion"]),
@@ -59,6 +65,7 @@ class Request:
             until=None if until is None else datetime.fromisoformat(until),
             margin=float(item["margin"]),
             alpha=float(item["alpha"]),
+            promoted_at=None if promoted_at is None else datetime.fromisoformat(promoted_at),
         )
 
 
@@ -77,14 +84,13 @@ def compare_live(request: Request, scene: Scene) -> Comparison:
     codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
     frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
     try:
-        frame = frame.assign(loss=_losses(frame, scene)).sort_values(["label_at", "id"], kind="stable")
+        frame = frame.assign(loss=_losses(frame, scene))
     except (NoLossError, StrangeScoresError) as error:
         return _undecided(scene, str(error))
     answered = frame["version"] == request.challenger
     paired = frame["id"].isin(frame.loc[answered, "id"]) & frame["id"].isin(frame.loc[~answered, "id"])
-    frame, paired = frame[paired | (frame["role"] == "live")], paired[paired | (frame["role"] == "live")]
-    differences = _in_order(_pairs(frame[paired], request), _blocks(frame[~paired], request))
-    return _comparison(request, scene, frame, differences)
+    frame = frame.assign(paired=paired)[paired | (frame["role"] == "live")]
+    return _comparison(request, scene, frame)
 
 
 class NoLossError(Exception):
@@ -127,34 +133,69 @@ def _label_spread(scene: Scene) -> float:
     return float(high - low)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sequence:
+    """Differences in the order in which they became known."""
+
+    d: Floats
+    known_at: NDArray[np.datetime64]
+
+
+def _sequence(frame: pd.DataFrame, request: Request) -> _Sequence:
+    """Pairs and blocks of rows with columns id, version, paired, loss and `known_at`, as one sequence of differences."""
+    import pandas as pd
+
+    frame = frame.sort_values(["known_at", "id"], kind="stable")
+    kinds = [_pairs(frame[frame["paired"]], request), _blocks(frame[~frame["paired"]], request)]
+    filled = [kind for kind in kinds if len(kind)]
+    if not filled:
+        return _Sequence(d=np.zeros(0), known_at=np.zeros(0, dtype="datetime64[us]"))
+    merged = pd.concat(filled).sort_values(["known_at", "id"], kind="stable")
+    known_at = merged["known_at"].dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    return _Sequence(d=np.asarray(merged["d"].to_numpy(dtype="float64")), known_at=known_at)
+
+
 def _pairs(frame: pd.DataFrame, request: Request) -> pd.DataFrame:
-    """Difference a row that both answered: columns label_at, id, d."""
+    """Difference a row that both answered: columns known_at, id, d."""
     mine = frame[frame["version"] == request.challenger]
     other = frame.loc[frame["version"] == request.champion, ["id", "loss"]]
     both = mine.merge(other, on="id", suffixes=("", "_champion"))
-    return both.assign(d=both["loss"] - both["loss_champion"])[["label_at", "id", "d"]]
+    return both.assign(d=both["loss"] - both["loss_champion"])[["known_at", "id", "d"]]
 
 
 def _blocks(frame: pd.DataFrame, request: Request) -> pd.DataFrame:
-    """Difference a block of rows that one of them answered, at the row that completed it: columns label_at, id, d."""
+    """Difference a block of rows that one of them answered, at the row that completed it: columns known_at, id, d."""
     differences, ends = block_differences(
         frame["loss"].to_numpy(), (frame["version"] == request.challenger).to_numpy()
     )  # fmt: skip
-    return frame.iloc[ends][["label_at", "id"]].assign(d=differences)
+    return frame.iloc[ends][["known_at", "id"]].assign(d=differences)
 
 
-def _in_order(*kinds: pd.DataFrame) -> Floats:
+def _matured(frame: pd.DataFrame, scene: Scene) -> pd.DataFrame:
+    """Rows whose quickest and slowest labels alike have had time to come, known from when that was so."""
     import pandas as pd
 
-    filled = [kind for kind in kinds if len(kind)]
-    if not filled:
-        return np.zeros(0)
-    merged = pd.concat(filled).sort_values(["label_at", "id"], kind="stable")
-    return np.asarray(merged["d"].to_numpy(dtype="float64"))
+    if scene.label_delay is None:
+        return frame[:0].assign(known_at=frame["label_at"][:0])
+    ripe_at = frame["at"] + scene.label_delay
+    kept = frame[ripe_at <= pd.Timestamp(scene.now)]
+    return kept.assign(known_at=np.maximum(kept["label_at"], ripe_at[kept.index]))
 
 
-def _comparison(request: Request, scene: Scene, frame: pd.DataFrame, differences: Floats) -> Comparison:
-    evidence = weigh(differences, margin=request.margin, alpha=request.alpha)
+def _comparison(request: Request, scene: Scene, frame: pd.DataFrame) -> Comparison:
+    import pandas as pd
+
+    early = _sequence(frame.assign(known_at=frame["label_at"]), request)
+    matured = _matured(frame, scene)
+    anew_at, realised = None, None
+    if request.promoted_at is not None:
+        promoted_at = pd.Timestamp(request.promoted_at)
+        anew_at = int(np.searchsorted(early.known_at, promoted_at.tz_convert("UTC").tz_localize(None).to_datetime64()))
+        since = _sequence(matured[matured["at"] >= promoted_at], request).d
+        realised = weigh(since, margin=request.margin, alpha=request.alpha).estimate
+    evidence = weigh(
+        early.d, margin=request.margin, alpha=request.alpha, matured=_sequence(matured, request).d, anew_at=anew_at
+    )
     answered = frame["version"] == request.challenger
     mine, other = frame.loc[answered, "loss"].to_numpy(), frame.loc[~answered, "loss"].to_numpy()
     return Comparison(
@@ -172,6 +213,8 @@ def _comparison(request: Request, scene: Scene, frame: pd.DataFrame, differences
             champion=_told(request.champion, other),
         ),
         observed_at=scene.now,
+        difference=evidence.estimate,
+        realised=realised,
     )
 
 

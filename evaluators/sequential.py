@@ -30,7 +30,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.wording import count, number
+from evaluators.wording import count, number, percent
 from policies.signals import Estimate
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -119,6 +119,7 @@ class Evidence:
 
     state: State
     outcomes: int
+    """Matured ones."""
     mean_difference: float
     """Mean of d, challenger less champion; more is worse. nan without outcomes."""
     log_e_worse: float
@@ -137,11 +138,15 @@ class Evidence:
         return Estimate(value=self.mean_difference, low=self.low, high=self.high, outcomes=self.outcomes)
 
 
-def weigh(differences: Floats, *, margin: float, alpha: float, anew_at: int | None = None) -> Evidence:
+def weigh(
+    differences: Floats, *, margin: float, alpha: float, matured: Floats | None = None, anew_at: int | None = None
+) -> Evidence:
     """Decide on the differences of losses d (n,) in [-1, 1], in the order in which they became known.
 
-    `anew_at`: the outcome at which a second gambler begins to bet on `worse`, such as the first after a promotion. Raises ValueError for a
-    difference outside [-1, 1] or not finite, a margin outside [0, 1) or an alpha outside (0, 1).
+    `worse` rests on all of them; `no worse`, the mean and its interval on `matured` (k,), those that waited for the slow labels too (None:
+    the same), because what is labelled early is no fair sample. `anew_at`: the outcome at which a second gambler begins to bet on
+    `worse`, such as the first after a promotion. Raises ValueError for a difference outside [-1, 1] or not finite, a margin outside [0, 1)
+    or an alpha outside (0, 1).
 
     >>> weigh(np.full(90, 0.2), margin=0.02, alpha=0.05).state, weigh(np.full(90, -0.2), margin=0.02, alpha=0.05).state
     ('worse', 'no_worse')
@@ -150,19 +155,20 @@ def weigh(differences: Floats, *, margin: float, alpha: float, anew_at: int | No
     """
     if not 0 <= margin < 1 or not 0 < alpha < 1:
         raise ValueError(f"margin must be in [0, 1) and alpha in (0, 1) but got margin {margin} and alpha {alpha}")
-    if not (np.abs(differences) <= 1).all():
+    matured = differences if matured is None else matured
+    if not (np.abs(differences) <= 1).all() or not (np.abs(matured) <= 1).all():
         raise ValueError("differences of losses must lie in [-1, 1]")
-    x, null_mean = (1 + differences) / 2, (1 + margin) / 2
+    x, fair, null_mean = (1 + differences) / 2, (1 + matured) / 2, (1 + margin) / 2
     starts = [0] if anew_at is None else [0, min(anew_at, len(x))]
     worse = float(np.max(log_wealth_from(x, null_mean, starts), initial=0.0))
-    no_worse = float(np.max(log_wealth(1 - x, 1 - null_mean), initial=0.0))
+    no_worse = float(np.max(log_wealth(1 - fair, 1 - null_mean), initial=0.0))
     limit = -math.log(alpha)
     state: State = "worse" if worse >= limit else "no_worse" if no_worse >= limit else "undecided"
-    low, high = interval(differences, alpha=alpha)
+    low, high = interval(matured, alpha=alpha)
     return Evidence(
         state=state,
-        outcomes=len(differences),
-        mean_difference=float(np.mean(differences)) if len(differences) else math.nan,
+        outcomes=len(matured),
+        mean_difference=float(np.mean(matured)) if len(matured) else math.nan,
         log_e_worse=worse,
         log_e_no_worse=no_worse,
         low=low,
@@ -242,15 +248,26 @@ def _block_ends(from_challenger: NDArray[np.bool_]) -> Ints:
 
 def sentence(evidence: Evidence, *, margin: float, alpha: float, loss: str, challenger: str, champion: str) -> str:
     """The finding with its numbers, for people."""
-    if not evidence.outcomes:
+    if not evidence.outcomes and evidence.state == "undecided":
         return f"undecided: no labelled outcomes of both yet ({challenger}, {champion})"
     words = evidence.state.replace("_", " ")
     return (
-        f"{words}: {loss} of {challenger} against {champion}; difference {number(evidence.mean_difference)}, "
-        f"{100 * (1 - alpha):g} % interval {number(evidence.low)} to {number(evidence.high)}, over "
-        f"{count(evidence.outcomes, 'comparison')}, margin {number(margin)}; evidence for worse {_odds(evidence.log_e_worse)}, "
+        f"{words}: {loss} of {challenger} against {champion}; {difference(evidence.estimate, alpha)}, "
+        f"margin {number(margin)}; evidence for worse {_odds(evidence.log_e_worse)}, "
         f"for no worse {_odds(evidence.log_e_no_worse)}, of {1 / alpha:.4g} needed"
     )
+
+
+def difference(estimate: Estimate | None, alpha: float) -> str:
+    """An estimate in words.
+
+    >>> difference(Estimate(value=-0.031, low=-0.05, high=-0.012, outcomes=4210), 0.05)
+    'difference -.031, 95 % interval -.050 to -.012, over 4,210 matured comparisons'
+    """
+    if estimate is None:
+        return "no comparison has matured yet"
+    bounds = f"{percent(1 - alpha)} interval {number(estimate.low)} to {number(estimate.high)}"
+    return f"difference {number(estimate.value)}, {bounds}, over {count(estimate.outcomes, 'matured comparison')}"
 
 
 def _odds(log_e: float) -> str:
