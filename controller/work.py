@@ -98,6 +98,7 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
             return {
                 "number": cycle.challenger,
                 "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "estimator": outputs[Phase.JUDGING].get("estimator"),
                 "annotations": image_annotations(state, cycle),
                 "base": policy.spec.deploy.base_image,
             }

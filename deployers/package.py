@@ -6,6 +6,8 @@ Runs outside the daemon. Every part is idempotent, so an attempt that was killed
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "model_dir": (str,),
     "annotations": (dict,),
     "base": (str, type(None)),
+    "estimator": (str, type(None)),
 }
 
 
@@ -34,7 +37,8 @@ def serving_source() -> Path:
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Build `<home>/images` `model:v<number>` and unpack it below `<home>/unpacked`.
 
-    In: `home`, `model`, `number`, `model_dir`, `annotations` (text → text), `base` (OCI layout `DIR[:TAG]`, digest, or null).
+    In: `home`, `model`, `number`, `model_dir`, `annotations` (text → text), `base` (OCI layout `DIR[:TAG]`, digest, or null),
+    `estimator` (a file of the judging job that goes beside the model, or null).
     Out: `digest` of the manifest, `size_bytes` of the whole image, `root` (folder with `model/` and `app/`), `sentence`.
     Raises RetryableJobError when the disk refuses, PermanentJobError for all else.
     """
@@ -44,6 +48,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         raise PermanentJobError(f"{model_dir / 'model.json'} does not exist; train the model again")
     layout = OciLayout(home / "images")
     try:
+        model_dir = _with_estimator(model_dir, inputs.get("estimator"), context.workdir)
         image = layout.build(
             model_dir,
             serving_source(),
@@ -55,7 +60,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         )
         context.report(text="verifying and unpacking the image")
         root = layout.unpack(image.digest, home / "unpacked")
-    except ImageStoreError as error:
+    except (ImageStoreError, OSError) as error:
         raise RetryableJobError(str(error)) from error
     except ImageError as error:
         raise PermanentJobError(str(error)) from error
@@ -65,6 +70,27 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         "root": str(root),
         "sentence": f"packaged {inputs['model']} v{inputs['number']} as {image.digest[:19]}, {image.size / 1e6:.1f} MB",
     }
+
+
+def _with_estimator(model_dir: Path, estimator: str | None, workdir: Path) -> Path:
+    """The model folder, or a copy of it that holds the estimator too: the folder itself is a step's cached result. Raises OSError.
+
+    Files are linked where the file system allows. An estimator that is gone is left out: the version works without.
+    """
+    if estimator is None or not Path(estimator).is_file():
+        return model_dir
+    together = workdir / "packed" / model_dir.name
+    shutil.rmtree(together, ignore_errors=True)
+    shutil.copytree(model_dir, together, copy_function=_link)
+    shutil.copyfile(estimator, together / Path(estimator).name)
+    return together
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _check(inputs: Mapping[str, Any]) -> None:

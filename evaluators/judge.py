@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
+from evaluators.estimate.fitting import keep_estimator
 from evaluators.gates import Challenge, GateResult, Scored, Verdict, all_scores, judge_gate, worst
 from evaluators.wording import count, number
 from pipelines.data.labels import encode_labels
@@ -75,7 +76,8 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
         return _only_smoke(verdict, f"the challenger does not work: {answered.challenger}", rows=len(hold_out.labels))
     context.report(text=f"asking {count(len(spec.gates), 'gate')}")
     challenge, latency_p95 = _challenge(spec, challenger, hold_out, answered, int(inputs.get("seed") or 0))
-    return _result(spec, challenge, hold_out, latency_p95)
+    result = _result(spec, challenge, hold_out, latency_p95)
+    return {**result, **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, context.workdir)}
 
 
 # ---------------------------------------------------------------- rows
@@ -195,6 +197,20 @@ def _result(spec: Spec, challenge: Challenge, hold_out: _HoldOut, latency_p95: f
         "latency_ms_p95": latency_p95,
         "size_mb": challenge.size_mb,
     }
+
+
+def _estimator(
+    verdict: str, task: Task, challenger: ModelFolder, hold_out: _HoldOut, challenge: Challenge, workdir: Path
+) -> dict[str, Any]:
+    """Where the file lies with which live answers of a version that passed can be scored before their labels are in; null if nowhere."""
+    if verdict != Verdict.PASS:
+        return {"estimator": None}
+    if list(challenger.classes or ()) != list(hold_out.classes or ()):
+        return {"estimator": None, "estimator_said": "the model's classes are not those of the hold-out rows"}
+    path, said = keep_estimator(
+        task, challenger, hold_out.path, hold_out.usable, hold_out.labels, challenge.scored.challenger, workdir
+    )
+    return {"estimator": None if path is None else str(path), "estimator_said": said}
 
 
 def _sentence(

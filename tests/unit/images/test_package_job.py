@@ -49,6 +49,22 @@ def test_packaged_model_is_verified_and_unpacked(inputs: dict[str, Any], context
     assert run(json.loads(json.dumps(inputs)), context) == out
 
 
+def test_estimator_is_packaged_beside_the_model(inputs: dict[str, Any], context: JobContext, tmp_path: Path) -> None:
+    """The image holds both, the model folder itself stays as it was, and an estimator that is gone is left out."""
+    estimator = tmp_path / "estimator.json"
+    estimator.write_text('{"format":1,"task":"binary"}')
+    out = run(inputs | {"estimator": str(estimator)}, context)
+    assert {p.name for p in (Path(out["root"]) / "model").iterdir()} == {"model.json", "estimator.json"}
+    assert [p.name for p in Path(inputs["model_dir"]).iterdir()] == ["model.json"]
+    assert run(inputs | {"estimator": str(estimator)}, context) == out
+    estimator.unlink()
+    assert (
+        run(inputs | {"estimator": str(estimator)}, context)["digest"]
+        == run(inputs, context)["digest"]
+        != out["digest"]
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
