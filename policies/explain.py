@@ -16,7 +16,7 @@ from policies.gate_shapes import (
     SliceRule,
     SlicesGate,
 )  # fmt: skip
-from policies.rollout_shapes import Step
+from policies.rollout_shapes import Rollout, Step
 from policies.schema import (
     CsvSource,
     Deploy,
@@ -231,7 +231,8 @@ def _rollout(spec: Spec) -> list[str]:
         f"It is taken back if it is shown to be worse by {rollout.margin:g} (by chance in at most "
         f"{100 * rollout.alpha:g} % of rollouts), if more than {100 * rollout.max_error_share:g} % of its answers fail, "
         f"or if it is not through after {span(rollout.deadline)}.",
-        f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back.",
+        _promotion(rollout),
+        _bake(rollout),
         f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
     ]
 
@@ -255,6 +256,19 @@ def _notices(notices: tuple[Notice, ...]) -> list[str]:
                 told.append(f"Slack {notice.slack}")
             case WebhookNotice():
                 told.append(f"the webhook {notice.webhook}")
+def _promotion(rollout: Rollout) -> str:
+    if rollout.min_labelled_rows == 0:
+        return "It is promoted without a look at its labelled answers (min_labelled_rows: 0)."
+    return f"It is promoted once it is shown to be no worse by {rollout.margin:g} on live, labelled answers."
+
+
+def _bake(rollout: Rollout) -> str:
+    watched = f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back"
+    if not rollout.kept_back:
+        return f"{watched}."
+    return f"{watched}; {rollout.kept_back:g} % of the traffic stays with the champion before, to compare with."
+
+
             case LogNotice():
                 told.append(f"the log ({notice.log})")
     return [f"Told of what happens: {', '.join(told)}."] if told else []

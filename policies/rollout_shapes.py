@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from policies.durations import PATTERN, Duration, PositiveDuration, parse_duration
 from policies.fields import Flag, Number, Shape, Whole
@@ -76,6 +76,24 @@ def _step(value: object) -> object:
 RolloutStep = Annotated[Step, BeforeValidator(_step), WithJsonSchema(_STEP_JSON_SCHEMA)]
 
 
+_PERCENT = r"^[0-9]{1,3}(\.[0-9]+)?%$"
+
+
+def parse_percent(value: object) -> float:
+    """`2%` → 2.0. Raises ValueError for anything without the sign, so that nobody takes 0.02 for 2%, or above 50%."""
+    if not isinstance(value, str) or not re.fullmatch(_PERCENT, value) or float(value[:-1]) > 50:
+        raise ValueError(f"a share of the traffic is N% from 0% to 50%, such as 2%, but got {value!r}")
+    return float(value[:-1])
+
+
+TrafficShare = Annotated[
+    float,
+    BeforeValidator(parse_percent),
+    PlainSerializer(lambda share: f"{share:g}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _PERCENT}),
+]
+
+
 class Rollout(Shape):
     """How traffic moves to a challenger, and when it is taken back."""
 
@@ -90,15 +108,17 @@ class Rollout(Shape):
     bake: Duration = parse_duration("24h")
     """How long the new champion is watched, ready to be rolled back."""
     margin: Annotated[Number, Field(ge=0, le=1)] = 0.02
-    """How much worse is worse: in error rate (regression: in scaled absolute error)."""
+    """How much worse is worse: in Brier score, 0 to 1 (regression: in scaled absolute error)."""
     alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
-    """The share of good challengers that may be rolled back by chance, at most."""
+    """The share of good challengers that may be rolled back by chance, and of bad ones that may be promoted, at most."""
     max_error_share: Annotated[Number, Field(ge=0, le=1)] = 0.02
     """Share of requests that may fail before the challenger is taken back."""
     deadline: PositiveDuration = parse_duration("7d")
-    """A rollout unfinished by then ends: the champion stays."""
+    """A rollout in which the challenger was not shown to be no worse by then ends as inconclusive: the champion stays."""
     min_labelled_rows: Annotated[Whole, Field(ge=0)] = 50
-    """Answers of challenger and champion each, with matured labels, before a step ends, the shadow step too; 0 asks for none."""
+    """Labelled answers of challenger and champion each before a step ends, the shadow step too; 0 asks for no labels at all."""
+    holdback: TrafficShare = 2.0
+    """Traffic that stays with the champion at `100%`, and through the bake, to compare with; `0%` is none."""
 
     @model_validator(mode="after")
     def _steps_rise(self) -> Self:
@@ -111,3 +131,21 @@ class Rollout(Shape):
             written = ", ".join(f"{w:g}%" for w in weights)
             raise ValueError(f"weights must rise from step to step, but got {written}")
         return self
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if len(self.steps) == 1 and self.holdback == 0 and self.min_labelled_rows > 0:
+            raise ValueError(
+                "steps: [100%] with holdback: 0% leaves no answers to compare the challenger's with; "
+                "add a step, or ask for no labels by min_labelled_rows: 0"
+            )
+        return self
+
+    @property
+    def kept_back(self) -> float:
+        """Percent that the champion keeps at the last step: the holdback, but no more than the step before left it.
+
+        >>> Rollout(steps=(Step(weight=99), Step(weight=100))).kept_back, Rollout(holdback="10%").kept_back
+        (1.0, 10.0)
+        """
+        return min(self.holdback, 100.0 - self.steps[-2].weight) if len(self.steps) > 1 else float(self.holdback)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from policies.durations import Duration, PositiveDuration, parse_duration
+from policies.durations import Duration, PositiveDuration, parse_duration, spell_duration
 from policies.fields import (
     NAME_PATTERN,
     Confidence,
@@ -442,6 +442,18 @@ def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
     """Every metric that the policy names, with its place."""
     found = [("objective.metric", spec.objective.metric)]
     for i, gate in enumerate(spec.gates):
+    @model_validator(mode="after")
+    def _labels_come_within_a_rollout(self, info: ValidationInfo) -> Self:
+        """Asked of what owners write, not of what is followed already."""
+        delay, rollout = self.data.label_delay, self.rollout
+        written = info.context is not None
+        if written and delay is not None and delay >= rollout.deadline and rollout.min_labelled_rows > 0:
+            raise ValueError(
+                f"rollout.deadline must be longer than data.label_delay ({spell_duration(delay)}), or no rollout ever sees "
+                f"a label, but got {spell_duration(rollout.deadline)}; or ask for no labels by rollout.min_labelled_rows: 0"
+            )
+        return self
+
         match gate:
             case SlicesGate():
                 found.append((f"gates[{i}].slices.metric", gate.slices.metric))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
+from policies.durations import parse_duration, spell_duration
 from policies.metrics import METRICS, Task
 
 _METRIC = {Task.BINARY: "roc_auc", Task.MULTICLASS: "accuracy", Task.REGRESSION: "mae"}
 _COMPONENT = "sklearn.hist_gradient_boosting"
+_QUICK_LABELS = timedelta(days=2)
+"""Later ones need a longer deadline than the default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,7 @@ def starter_policy(start: Starter) -> str:
             "  rollout:",
             "    steps: [shadow: 10m, 5%: 10m, 25%: 30m, 100%]",
             "    bake: 24h",
+            *_deadline(start),
             "  deploy: {target: local}",
             "  notify: [{log: info}]",
             "",
@@ -103,6 +108,14 @@ def _data_lines(start: Starter) -> list[str]:
     else:
         lines.append(_noted("    # exclude: [COLUMN]", "columns that are no features"))
     return lines
+
+
+def _deadline(start: Starter) -> list[str]:
+    """Where labels take days, time for them to come and for enough of them to tell; the default else."""
+    delay = parse_duration(start.label_delay) if start.label_delay else timedelta(0)
+    if delay <= _QUICK_LABELS:
+        return []
+    return [_noted(f"    deadline: {spell_duration(3 * delay)}", "labels must have come by then")]
 
 
 def _noted(line: str, note: str) -> str:

@@ -16,6 +16,20 @@ def trigger(text: str) -> str:
 
 
 MISTAKES = {
+    "holdback without its sign": (
+        small(more="  rollout: {holdback: 0.02}\n"),
+        "p.yaml:12: spec.rollout.holdback: a share of the traffic is N% from 0% to 50%, such as 2%, but got 0.02",
+    ),
+    "nothing to compare": (
+        small(more="  rollout: {steps: [100%], holdback: 0%}\n"),
+        "p.yaml:12: spec.rollout: steps: [100%] with holdback: 0% leaves no answers to compare the challenger's with; "
+        "add a step, or ask for no labels by min_labelled_rows: 0",
+    ),
+    "labels after the deadline": (
+        small(("label: late", "label: late\n    label_delay: 10d")),
+        "p.yaml:4: spec: rollout.deadline must be longer than data.label_delay (10d), or no rollout ever sees a label, "
+        "but got 7d; or ask for no labels by rollout.min_labelled_rows: 0",
+    ),
     "misspelt key": (
         small(more="  tirggers: {manual: }\n"),
         "p.yaml:12: spec.tirggers: unknown key 'tirggers'; did you mean 'triggers'?",

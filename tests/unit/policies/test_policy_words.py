@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_texts import DESIGN, EXAMPLES, REPOSITORY, read, small
+from pydantic import PlainSerializer
+from pydantic.fields import FieldInfo
 
 from policies.durations import spell_duration
 from policies.explain import explain
@@ -53,7 +55,9 @@ def test_design_example_in_words() -> None:
         "Traffic moves to it in steps: a copy of the traffic for 10m, then 5 % for 10m, then 25 % for 30m, then 100 %.",
         "It is taken back if it is shown to be worse by 0.02 (by chance in at most 5 % of rollouts), if more than 2 % of its answers fail,"
         " or if it is not through after 7d.",
-        "After promotion it is watched for 1d, ready to be rolled back.",
+        "It is promoted once it is shown to be no worse by 0.02 on live, labelled answers.",
+        "After promotion it is watched for 1d, ready to be rolled back; 2 % of the traffic stays with the champion before,"
+        " to compare with.",
         "Each version serves on the local target: 1 replica of 1 worker.",
         "Told of what happens: Slack #ops-models.",
     ]  # fmt: skip
@@ -64,6 +68,13 @@ def test_defaults_in_words() -> None:
     lines = explain(policy(small()))
     assert "No cycle opens by itself, only by `ratchet trigger`." in lines
     assert "There are no gates: every challenger that can be trained and loaded passes." in lines
+
+
+def test_a_promotion_without_labels_is_said() -> None:
+    """Who waives the evidence reads so; who keeps nothing back reads of no holdback."""
+    lines = explain(policy(small(more="  rollout: {min_labelled_rows: 0, holdback: 0%}\n")))
+    assert "It is promoted without a look at its labelled answers (min_labelled_rows: 0)." in lines
+    assert "After promotion it is watched for 1d, ready to be rolled back." in lines
 
 
 def test_nested_triggers_are_indented() -> None:
@@ -128,6 +139,13 @@ def test_starter_takes_every_metric(metric: Any) -> None:
                 starter_policy(start)
 
 
+def test_starter_gives_late_labels_time() -> None:
+    """Where labels take longer than a rollout may by default, the policy that `init` writes allows for it."""
+    start = Starter(name="m", task=Task.BINARY, source="csv", location="x.csv", label="y", time="t", label_delay="10d")
+    (one,) = read(starter_policy(start)).policies
+    assert one.policy.spec.rollout.deadline == timedelta(days=30)
+
+
 @settings(derandomize=True, deadline=None)
 @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
 def test_starter_quotes_any_column(label: str, path: str) -> None:
@@ -140,6 +158,13 @@ def test_starter_quotes_any_column(label: str, path: str) -> None:
 # ---------------------------------------------------------------- reference
 def shapes(base: type[Shape] = Shape) -> list[type[Shape]]:
     return [shape for child in base.__subclasses__() for shape in [child, *shapes(child)]]
+
+
+def as_written(info: FieldInfo) -> Any:
+    """A field's default, as text where the field is written as text."""
+    default = info.get_default(call_default_factory=True)
+    texts = [m.func for m in info.metadata if isinstance(m, PlainSerializer) and isinstance(default, float)]
+    return texts[0](default) if texts else default
 
 
 def spelled(default: Any) -> str | None:
@@ -182,7 +207,7 @@ def test_every_field_is_in_the_reference(shape: type[Shape]) -> None:
     for name, info in shape.model_fields.items():
         key = info.alias or name
         default, meaning = rows[key][2].strip(), rows[key][3].strip()
-        wanted = "required" if info.is_required() else spelled(info.get_default(call_default_factory=True))
+        wanted = "required" if info.is_required() else spelled(as_written(info))
         assert wanted is None or default == wanted, f"{shape.__name__}.{key}"
         assert meaning
     assert set(rows) - {"key", "---"} == {info.alias or name for name, info in shape.model_fields.items()}
