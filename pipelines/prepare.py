@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines import steps
+from pipelines import holding, steps
 from pipelines.cache import MAX_BYTES, Entry, StepCache
 from pipelines.data import checks, features, kinds, labels, sources, sql
 from pipelines.data import maturity as maturing
@@ -39,7 +39,9 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
 
     In: `policy` (JSON), `policy_dir`, `home`, `now` (ISO 8601), `model`. Out: `fingerprint` of the prepared rows; paths `train` and
     `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`; `trained_to` and `holdout_from` (ISO 8601, null without
-    a time column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`.
+    a time column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`; and what was held because something is
+    wrong with it: `held` (list of `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those
+    that are held, only these three and `inconclusive` and `sentence`, which say so.
 
     Raises PermanentJobError for data that cannot be trained on, RetryableJobError if a source or the cache is away.
     """
@@ -57,11 +59,21 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     )
     context.report(text=f"reading {checks.source_name(spec.data)}")
     table = _read(cache, source, spec)
+    context.report(text="looking for faults")
+    rows = pq_columns(table.path / _TABLE)
+    found = holding.hold(
+        rows, spec, now, home=home, model=inputs["model"], policy_dir=Path(inputs["policy_dir"])
+    )  # fmt: skip
     context.report(text="selecting rows")
-    selection = select(pq_columns(table.path / _TABLE, _deciding_columns(spec.data)), spec, now)
+    try:
+        selection = select(rows, spec, now, held=found.rows)
+    except PermanentJobError as error:
+        if not found.rows.any():
+            raise
+        return found.nothing_left(str(error))
     prepared = _prepare(cache, table, selection, spec)
     cache.prune_hourly(MAX_BYTES)
-    return _output(prepared, selection, table)
+    return {**_output(prepared, selection, table, [*found.told, *found.notes]), **found.as_json()}
 
 
 def parse_policy(value: Mapping[str, Any]) -> ModelPolicy:
@@ -168,8 +180,9 @@ def _deciding_columns(data: DataSpec) -> list[str]:
     return [name for name in (data.label, data.time, data.label_time) if name is not None]
 
 
-def select(table: pd.DataFrame, spec: Spec, now: datetime) -> Selection:
-    """Which rows of the checked table (its label and time columns suffice) to train on and to judge with at `now`.
+def select(table: pd.DataFrame, spec: Spec, now: datetime, *, held: NDArray[np.bool_] | None = None) -> Selection:
+    """Which rows of the checked table (its label and time columns suffice) to train on and to judge with at `now`, but none of
+    those that are `held` (n,).
 
     Raises PermanentJobError if there are too few, or of one class only.
     """
@@ -184,7 +197,7 @@ def select(table: pd.DataFrame, spec: Spec, now: datetime) -> Selection:
         label_time=table[data.label_time] if data.label_time is not None else None,
         label_delay=data.label_delay,
     )
-    train, holdout = split(time, found.counts, spec)
+    train, holdout = split(time, found.counts if held is None else found.counts & ~held, spec)
     rows = int(train.sum())
     if rows < data.min_rows:
         raise PermanentJobError(
@@ -309,9 +322,9 @@ def _this_module() -> Any:
     return sys.modules[__name__]
 
 
-def _output(prepared: Entry, selection: Selection, table: Entry) -> dict[str, Any]:
+def _output(prepared: Entry, selection: Selection, table: Entry, held: list[str]) -> dict[str, Any]:
     train, holdout = int(selection.train.sum()), int(selection.holdout.sum())
-    notes = [*table.result["notes"], *selection.notes, *prepared.result["notes"]]
+    notes = [*held, *table.result["notes"], *selection.notes, *prepared.result["notes"]]
     period = f", up to {selection.trained_to:%Y-%m-%d %H:%M}" if selection.trained_to else ""
     sentence = (
         f"{train:,} rows to train on{period}, {holdout:,} to judge with;"

@@ -162,6 +162,10 @@ class DataSpec(Shape):
     """The newest share of the rows, or time span, that is kept from training, for judging."""
     min_rows: PositiveInt = 200
     """A cycle with fewer rows to train on fails."""
+    quality: Literal["hold", "warn", "off"] = "hold"
+    """What becomes of rows in which something is wrong with the data: `hold` keeps them from training and judging, `warn` only says so."""
+    quality_ignore: tuple[Text, ...] = ()
+    """Columns in which nothing wrong is looked for."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
