@@ -6,47 +6,32 @@ the verdict is the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
+from evaluators.baselines import baselines
 from evaluators.estimate.fitting import keep_estimator
-from evaluators.gates import Challenge, GateResult, Scored, Verdict, all_scores, judge_gate, worst
+from evaluators.gates import all_scores, judge_gate
+from evaluators.holdout import HoldOut, read_hold_out
+from evaluators.reuse import Use, allowance, use_of
+from evaluators.scored import Challenge, GateResult, Scored, Verdict, worst
 from evaluators.wording import count, number
-from pipelines.data.labels import encode_labels
-from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
-from policies.metrics import Task
-from policies.schema import Gate, LatencyGate, ModelPolicy, SlicesGate, Spec
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipelines.jobs.port import JobContext
+from policies.metrics import METRICS, Task
+from policies.schema import LatencyGate, ModelPolicy, Spec
 
 SCORING_TIMEOUT_S = 600.0
 """For either process to load its model and answer all rows."""
 LATENCY_ROWS = 200
 """Single-row answers that are timed: enough for a 95th percentile with ten above it."""
 SMOKE = "loads and predicts"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _HoldOut:
-    """The rows that both models answer."""
-
-    path: Path
-    rows: int
-    usable: NDArray[np.bool_]
-    """(rows,): whether the label is there and, in binary tasks, one of the classes."""
-    labels: Floats
-    """Of the usable rows."""
-    classes: Sequence[Any] | None
-    columns: Mapping[str, NDArray[Any]]
-    """Of the usable rows: what slices are made by."""
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
@@ -66,7 +51,7 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
         challenger = ModelFolder.read(challenger_dir)
     except AnswersError as error:
         return _only_smoke(Verdict.FAIL, f"the challenger's folder is no model: {error}")
-    hold_out = _read_hold_out(inputs["prepared"], spec, challenger)
+    hold_out = read_hold_out(inputs["prepared"], spec, challenger.classes)
     if not len(hold_out.labels):
         return _no_rows(hold_out)
     context.report(text=f"scoring {count(hold_out.rows, 'hold-out row')}")
@@ -75,34 +60,9 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
         verdict = Verdict.FAIL if isinstance(answered.challenger, WrongAnswersError) else Verdict.ERROR
         return _only_smoke(verdict, f"the challenger does not work: {answered.challenger}", rows=len(hold_out.labels))
     context.report(text=f"asking {count(len(spec.gates), 'gate')}")
-    challenge, latency_p95 = _challenge(spec, challenger, hold_out, answered, int(inputs.get("seed") or 0))
-    result = _result(spec, challenge, hold_out, latency_p95)
+    challenge = _challenge(spec, challenger, hold_out, answered, inputs)
+    result = _result(spec, challenge, hold_out)
     return {**result, **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, context.workdir)}
-
-
-# ---------------------------------------------------------------- rows
-def _read_hold_out(prepared: Mapping[str, Any], spec: Spec, challenger: ModelFolder) -> _HoldOut:
-    import pandas as pd
-
-    path = Path(prepared["holdout"])
-    try:
-        frame: pd.DataFrame = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise RetryableJobError(f"the hold-out rows {path} are gone; prepare them again") from error
-    except (OSError, ValueError) as error:
-        raise PermanentJobError(f"the hold-out rows {path} cannot be read: {error}") from error
-    if spec.data.label not in frame.columns:
-        raise PermanentJobError(f"data.label: no column {spec.data.label!r} in the hold-out rows {path}")
-    classes = challenger.classes if prepared.get("classes") is None else prepared["classes"]
-    codes = encode_labels(frame[spec.data.label], classes)
-    if spec.task is Task.MULTICLASS:
-        codes = np.where(np.isnan(codes) & frame[spec.data.label].notna().to_numpy(), -1.0, codes)
-    usable = np.isfinite(codes)
-    wanted = {column for gate in spec.gates if isinstance(gate, SlicesGate) for column in gate.slices.by}
-    columns = {c: frame[c].to_numpy(dtype=object)[usable] for c in sorted(wanted) if c in frame.columns}
-    return _HoldOut(
-        path=path, rows=len(frame), usable=usable, labels=codes[usable], classes=classes, columns=columns
-    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- answers
@@ -115,7 +75,7 @@ class _Answered:
 
 
 def _ask_both(
-    inputs: Mapping[str, Any], spec: Spec, challenger: ModelFolder, hold_out: _HoldOut, workdir: Path, ask: Asker
+    inputs: Mapping[str, Any], spec: Spec, challenger: ModelFolder, hold_out: HoldOut, workdir: Path, ask: Asker
 ) -> _Answered:
     """Both at the same time; one after the other if latency is judged, so that neither slows the other down."""
     timed = any(isinstance(gate, LatencyGate) for gate in spec.gates)
@@ -152,32 +112,35 @@ def _outcome(future: Future[Answers]) -> Answers | AnswersError:
 
 # ---------------------------------------------------------------- verdict
 def _challenge(
-    spec: Spec, challenger: ModelFolder, hold_out: _HoldOut, answered: _Answered, seed: int
-) -> tuple[Challenge, float | None]:
-    """What the gates decide on, and the 95th percentile of the latency."""
+    spec: Spec, challenger: ModelFolder, hold_out: HoldOut, answered: _Answered, inputs: Mapping[str, Any]
+) -> Challenge:
+    """What the gates decide on."""
     assert isinstance(answered.challenger, Answers)
-    scored = Scored(
-        task=spec.task,
-        labels=hold_out.labels,
-        classes=None if hold_out.classes is None else len(hold_out.classes),
-        threshold=spec.objective.threshold,
-        challenger=answered.challenger.scores[hold_out.usable],
-        champion=None if answered.champion is None else answered.champion[hold_out.usable],
-        columns=hold_out.columns,
-    )
-    latency = answered.challenger.latency_ms
-    challenge = Challenge(
-        scored=scored,
+    classes = None if hold_out.classes is None else len(hold_out.classes)
+    earlier = [Use.from_json(item) for item in inputs.get("earlier") or ()]
+    return Challenge(
+        scored=Scored(
+            task=spec.task,
+            labels=hold_out.labels,
+            classes=classes,
+            threshold=spec.objective.threshold,
+            challenger=answered.challenger.scores[hold_out.usable],
+            champion=None if answered.champion is None else answered.champion[hold_out.usable],
+            columns=hold_out.columns,
+        ),
         champion_problem=answered.champion_problem,
-        latency_ms=latency,
+        latency_ms=answered.challenger.latency_ms,
         size_mb=challenger.size_mb,
-        seed=seed,
+        baselines={} if hold_out.before is None else baselines(hold_out.before, hold_out.known, classes),
+        allowance=allowance(
+            earlier, time_us=hold_out.known.time_us, rows=len(hold_out.labels), table_rows=hold_out.table_rows
+        ),
+        seed=int(inputs.get("seed") or 0),
     )
-    return challenge, float(np.quantile(latency, 0.95)) if len(latency) else None
 
 
-def _result(spec: Spec, challenge: Challenge, hold_out: _HoldOut, latency_p95: float | None) -> dict[str, Any]:
-    scored = challenge.scored
+def _result(spec: Spec, challenge: Challenge, hold_out: HoldOut) -> dict[str, Any]:
+    scored, latency = challenge.scored, challenge.latency_ms
     smoke = GateResult(
         gate=SMOKE,
         verdict=Verdict.PASS,
@@ -185,22 +148,25 @@ def _result(spec: Spec, challenge: Challenge, hold_out: _HoldOut, latency_p95: f
     )
     gates = [smoke, *(judge_gate(gate, challenge) for gate in spec.gates)]
     verdict = worst([result.verdict for result in gates])
-    scores = all_scores(scored, scored.challenger)
-    champion_scores = None if scored.champion is None else all_scores(scored, scored.champion)
+    use = use_of(challenge.allowance, time_us=hold_out.known.time_us, rows=scored.rows, table_rows=hold_out.table_rows)
+    told = _baseline_scores(challenge, spec.objective.metric)
     return {
         "verdict": verdict.value,
-        "sentence": _sentence(verdict, gates, spec.gates, spec.objective.metric, scores, champion_scores, scored.rows),
+        "sentence": _sentence(verdict, gates, challenge, spec.objective.metric)
+        + _note(challenge, told, spec.objective.metric),
         "gates": [result.as_json() for result in gates],
-        "scores": scores,
-        "champion_scores": champion_scores,
+        "scores": all_scores(scored, scored.challenger),
+        "champion_scores": None if scored.champion is None else all_scores(scored, scored.champion),
+        "baselines": told,
         "rows": scored.rows,
-        "latency_ms_p95": latency_p95,
+        "used": use.as_json() if any(result.compared for result in gates) else None,
+        "latency_ms_p95": None if latency is None or not len(latency) else float(np.quantile(latency, 0.95)),
         "size_mb": challenge.size_mb,
     }
 
 
 def _estimator(
-    verdict: str, task: Task, challenger: ModelFolder, hold_out: _HoldOut, challenge: Challenge, workdir: Path
+    verdict: str, task: Task, challenger: ModelFolder, hold_out: HoldOut, challenge: Challenge, workdir: Path
 ) -> dict[str, Any]:
     """Where the file lies with which live answers of a version that passed can be scored before their labels are in; null if nowhere."""
     if verdict != Verdict.PASS:
@@ -213,26 +179,44 @@ def _estimator(
     return {"estimator": None if path is None else str(path), "estimator_said": said}
 
 
-def _sentence(
-    verdict: Verdict,
-    results: Sequence[GateResult],
-    asked: Sequence[Gate],
-    metric: str,
-    scores: Mapping[str, float],
-    champion_scores: Mapping[str, float] | None,
-    rows: int,
-) -> str:
-    """Why the verdict is what it is: the gates that decided it, or the objective if all passed."""
+def _sentence(verdict: Verdict, results: Sequence[GateResult], challenge: Challenge, metric: str) -> str:
+    """Why the verdict is what it is: the gates that decided it; if all passed, the comparison, of the objective if there is one."""
     if verdict is not Verdict.PASS:
         deciding = [result.sentence for result in results if result.verdict is verdict]
         return f"{verdict.value}: " + "; ".join(deciding)
-    passed = f"passed all {count(len(asked), 'gate')}" if asked else "passed; the policy asks for no gates"
-    if metric not in scores:
-        return f"{passed} on {count(rows, 'matured row')}"
+    asked = len(results) - 1
+    passed = f"passed all {count(asked, 'gate')}" if asked else "passed; the policy asks for no gates"
+    compared = [result.sentence for result in results if result.compared]
+    if told := [sentence for sentence in compared if sentence.startswith(f"{metric}: ")] or compared:
+        return f"{passed}; {told[0].removesuffix('; passed')}"
+    scored = challenge.scored
+    score = scored.score(metric, scored.challenger)
+    if not math.isfinite(score):
+        return f"{passed} on {count(scored.rows, 'matured row')}"
     against = "no champion yet"
-    if champion_scores is not None and metric in champion_scores:
-        against = f"champion {number(champion_scores[metric])}"
-    return f"{passed}; {metric}: challenger {number(scores[metric])}, {against}, on {count(rows, 'matured row')}"
+    if scored.champion is not None and math.isfinite(champion := scored.score(metric, scored.champion)):
+        against = f"champion {number(champion)}"
+    return f"{passed}; {metric}: challenger {number(score)}, {against}, on {count(scored.rows, 'matured row')}"
+
+
+def _baseline_scores(challenge: Challenge, metric: str) -> dict[str, dict[str, Any]]:
+    """Baseline → what it is in words, and its score where the metric is defined for it."""
+    found = {}
+    for name, baseline in challenge.baselines.items():
+        score = challenge.scored.score(metric, baseline.answers(metric))
+        if math.isfinite(score):
+            found[name] = {"words": baseline.words, "score": score}
+    return found
+
+
+def _note(challenge: Challenge, told: Mapping[str, Mapping[str, Any]], metric: str) -> str:
+    """Said of every verdict: the best of the predictors without a model, if it beats the challenger."""
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    own = challenge.scored.score(metric, challenge.scored.challenger)
+    best = max(told.values(), key=lambda each: sign * each["score"], default=None)
+    if best is None or not sign * best["score"] > sign * own:
+        return ""
+    return f"; note: '{best['words']}' scores {number(best['score'])} ({metric})"
 
 
 def _only_smoke(verdict: Verdict, sentence: str, rows: int = 0) -> dict[str, Any]:
@@ -244,13 +228,15 @@ def _only_smoke(verdict: Verdict, sentence: str, rows: int = 0) -> dict[str, Any
         "gates": [gate.as_json()],
         "scores": {},
         "champion_scores": None,
+        "baselines": {},
         "rows": rows,
+        "used": None,
         "latency_ms_p95": None,
         "size_mb": None,
     }
 
 
-def _no_rows(hold_out: _HoldOut) -> dict[str, Any]:
+def _no_rows(hold_out: HoldOut) -> dict[str, Any]:
     return _only_smoke(
         Verdict.INCONCLUSIVE,
         f"none of {count(hold_out.rows, 'hold-out row')} in {hold_out.path} has a matured label of a known class",

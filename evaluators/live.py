@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import numpy as np
 
-from evaluators.gates import Scored, why_undefined
 from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
+from evaluators.scored import Scored, why_undefined
 from evaluators.wording import count
 from pipelines.data.prediction_log import read_labelled
 from policies.signals import Signal

@@ -9,6 +9,8 @@ from policies.durations import format_duration as span
 from policies.gate_shapes import (
     AtLeastGate,
     AtMostGate,
+    BaselineGate,
+    BetterGate,
     Gate,
     LatencyGate,
     NoWorseGate,
@@ -206,12 +208,29 @@ def _gate(gate: Gate) -> str:
             return f"{gate.metric} at most {gate.at_most:g} on the rows kept for judging"
         case NoWorseGate():
             return f"{gate.metric} {_no_worse(gate)}"
+        case BetterGate():
+            return f"{gate.metric} better than the champion's {_beyond(gate.better_than_champion, gate.confidence)}"
+        case BaselineGate():
+            return f"{gate.metric} better than {_BASELINES[gate.baseline]} {_beyond(gate.margin, gate.confidence)}"
         case SlicesGate():
             return f"{gate.slices.metric} {_no_worse(gate.slices)}, for each {' and '.join(gate.slices.by)}"
         case LatencyGate():
             return f"95 % of single answers within {gate.latency_ms_p95_max:g} ms"
         case SizeGate():
             return f"files of at most {gate.size_mb_max:g} MB"
+
+
+_BASELINES = {
+    "last_label": "that of 'same as last label'",
+    "majority": "that of always the commonest class, or the average",
+    "seasonal_naive": "that of 'same as a day (or a week) before'",
+    "best": "that of every predictor without a model",
+}
+
+
+def _beyond(margin: float, confidence: float) -> str:
+    by = f"by more than {margin:g}, " if margin else ""
+    return f"{by}at {100 * confidence:g} % confidence"
 
 
 def _no_worse(rule: NoWorseGate | SliceRule) -> str:
@@ -237,6 +256,19 @@ def _rollout(spec: Spec) -> list[str]:
     ]
 
 
+def _promotion(rollout: Rollout) -> str:
+    if rollout.min_labelled_rows == 0:
+        return "It is promoted without a look at its labelled answers (min_labelled_rows: 0)."
+    return f"It is promoted once it is shown to be no worse by {rollout.margin:g} on live, labelled answers."
+
+
+def _bake(rollout: Rollout) -> str:
+    watched = f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back"
+    if not rollout.kept_back:
+        return f"{watched}."
+    return f"{watched}; {rollout.kept_back:g} % of the traffic stays with the champion before, to compare with."
+
+
 def _processes(deploy: Deploy) -> str:
     replicas = f"{deploy.replicas} replicas" if deploy.replicas > 1 else "1 replica"
     workers = f"{deploy.workers} workers" if deploy.workers > 1 else "1 worker"
@@ -256,19 +288,6 @@ def _notices(notices: tuple[Notice, ...]) -> list[str]:
                 told.append(f"Slack {notice.slack}")
             case WebhookNotice():
                 told.append(f"the webhook {notice.webhook}")
-def _promotion(rollout: Rollout) -> str:
-    if rollout.min_labelled_rows == 0:
-        return "It is promoted without a look at its labelled answers (min_labelled_rows: 0)."
-    return f"It is promoted once it is shown to be no worse by {rollout.margin:g} on live, labelled answers."
-
-
-def _bake(rollout: Rollout) -> str:
-    watched = f"After promotion it is watched for {span(rollout.bake)}, ready to be rolled back"
-    if not rollout.kept_back:
-        return f"{watched}."
-    return f"{watched}; {rollout.kept_back:g} % of the traffic stays with the champion before, to compare with."
-
-
             case LogNotice():
                 told.append(f"the log ({notice.log})")
     return [f"Told of what happens: {', '.join(told)}."] if told else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -57,6 +57,35 @@ class NoWorseGate(Shape):
     """With fewer hold-out rows the verdict is inconclusive."""
 
 
+class BetterGate(Shape):
+    """Challenger against champion on the same hold-out rows, where as good is not enough."""
+
+    metric: MetricName
+    """What is scored."""
+    better_than_champion: _Margin
+    """Margin in the metric's unit: it must be better by more than this."""
+    confidence: Confidence = 0.95
+    """How sure the paired test must be."""
+    min_rows: PositiveInt = 100
+    """With fewer hold-out rows the verdict is inconclusive."""
+
+
+class BaselineGate(Shape):
+    """Challenger against a predictor that needs no model, on the same hold-out rows."""
+
+    baseline: Literal["last_label", "majority", "seasonal_naive", "best"]
+    """`last_label`: the newest label known; `majority`: the commonest class, or the average; `seasonal_naive`: the label of a day or a week
+    before; `best`: all that the rows allow."""
+    metric: MetricName
+    """What is scored."""
+    margin: _Margin = 0.0
+    """In the metric's unit: it must be better by more than this."""
+    confidence: Confidence = 0.95
+    """How sure the paired test must be."""
+    min_rows: PositiveInt = 100
+    """With fewer hold-out rows the verdict is inconclusive."""
+
+
 class SliceRule(Shape):
     """No slice of the rows may suffer, whatever the average does."""
 
@@ -93,7 +122,9 @@ class SizeGate(Shape):
     """Megabytes of the model folder, at most."""
 
 
-GATE_KEYS = ("at_least", "at_most", "no_worse_than_champion", "slices", "latency_ms_p95_max", "size_mb_max")
+GATE_KEYS = (
+    "at_least", "at_most", "no_worse_than_champion", "better_than_champion", "baseline", "slices", "latency_ms_p95_max", "size_mb_max",
+)  # fmt: skip
 
 
 def _gate_tag(value: Any) -> str | None:
@@ -104,6 +135,8 @@ Gate = Annotated[
     Annotated[AtLeastGate, Tag("<at_least>")]
     | Annotated[AtMostGate, Tag("<at_most>")]
     | Annotated[NoWorseGate, Tag("<no_worse_than_champion>")]
+    | Annotated[BetterGate, Tag("<better_than_champion>")]
+    | Annotated[BaselineGate, Tag("<baseline>")]
     | Annotated[SlicesGate, Tag("<slices>")]
     | Annotated[LatencyGate, Tag("<latency_ms_p95_max>")]
     | Annotated[SizeGate, Tag("<size_mb_max>")],

@@ -35,6 +35,8 @@ from policies.fields import (
 from policies.gate_shapes import (
     AtLeastGate,
     AtMostGate,
+    BaselineGate,
+    BetterGate,
     Gate,
     LatencyGate,
     NoWorseGate,
@@ -69,7 +71,8 @@ from policies.trigger_shapes import (
 )
 
 __all__ = [
-    "NAME_PATTERN", "AllOf", "AnyOf", "AtLeast", "AtLeastGate", "AtMostGate", "Budget", "Confidence", "CsvSource",
+    "NAME_PATTERN", "AllOf", "AnyOf", "AtLeast", "AtLeastGate", "AtMostGate", "BaselineGate", "BetterGate", "Budget",
+    "Confidence", "CsvSource",
     "DataSpec", "Deploy", "Drift", "DriftTrigger", "EstimatedPerformance", "EstimatedPerformanceTrigger", "FloatRange",
     "Gate", "IntRange", "LatencyGate", "LogNotice", "Manual", "ManualTrigger", "Metadata", "ModelPolicy", "Name",
     "NoWorseGate", "Notice", "Objective", "Parameters", "ParquetSource", "Performance", "PerformanceTrigger",
@@ -437,15 +440,12 @@ class Spec(Shape):
             return self
         needing = ["train.window"] if self.train.windows else []
         needing += ["data.holdout as a time span"] if not isinstance(self.data.holdout, float) else []
+        seasonal = any(isinstance(gate, BaselineGate) and gate.baseline == "seasonal_naive" for gate in self.gates)
+        needing += ["the baseline seasonal_naive of gates"] if seasonal else []
         if needing:
             raise ValueError(f"data.time must name a column, since {' and '.join(needing)} needs it")
         return self
 
-
-def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
-    """Every metric that the policy names, with its place."""
-    found = [("objective.metric", spec.objective.metric)]
-    for i, gate in enumerate(spec.gates):
     @model_validator(mode="after")
     def _labels_come_within_a_rollout(self, info: ValidationInfo) -> Self:
         """Asked of what owners write, not of what is followed already."""
@@ -458,10 +458,15 @@ def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
             )
         return self
 
+
+def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
+    """Every metric that the policy names, with its place."""
+    found = [("objective.metric", spec.objective.metric)]
+    for i, gate in enumerate(spec.gates):
         match gate:
             case SlicesGate():
                 found.append((f"gates[{i}].slices.metric", gate.slices.metric))
-            case AtLeastGate() | AtMostGate() | NoWorseGate():
+            case AtLeastGate() | AtMostGate() | NoWorseGate() | BetterGate() | BaselineGate():
                 found.append((f"gates[{i}].metric", gate.metric))
     for path, leaf in leaves_with_paths(spec.triggers):
         place = spell_path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluators.gates import Challenge, GateResult, Scored, Verdict, all_scores, judge_gate, worst
+from evaluators.baselines import Labelled, baselines
+from evaluators.gates import all_scores, judge_gate
+from evaluators.pairs import PairedProportions, holm
+from evaluators.reuse import Allowance
+from evaluators.scored import Challenge, GateResult, Scored, Verdict, worst
+from evaluators.wording import number
 from policies.metrics import METRICS, Task
 from policies.schema import Gate
 
@@ -86,14 +92,24 @@ def test_margin_lets_an_equal_challenger_pass() -> None:
     assert _judge({**NO_WORSE, "no_worse_than_champion": 0.05}, _scored()).verdict is Verdict.PASS
 
 
-def test_sentence_of_a_comparison_tells_both_scores_rows_bounds_and_verdict() -> None:
-    """The sentence holds every number that decided."""
+def test_sentence_of_a_comparison_tells_both_scores_rows_interval_bound_and_verdict() -> None:
+    """The sentence holds every number that decided: the interval for people, two-sided, and the bound that the margin is set against."""
     result = _judge(NO_WORSE, _scored(noise=0.6))
     n = result.numbers
     assert result.sentence == (
-        f"roc_auc: challenger {n['challenger']:.3f} against champion {n['champion']:.3f} on 2,000 matured rows; gain "
-        f"{n['difference']:.3f}, 95 % bounds {n['lower']:.3f} to {n['upper']:.3f}, margin 0.010; passed"
+        f"roc_auc: challenger {number(n['challenger'])} against champion {number(n['rival'])} on 2,000 matured rows; difference "
+        f"{number(n['difference'])}, 95 % interval {number(n['interval'][0])} to {number(n['interval'][1])}; at least "
+        f"{number(n['lower'])} with 95 % confidence, at least -.010 asked; passed"
     )
+    assert n["interval"][0] < n["lower"] < n["difference"] < n["upper"] < n["interval"][1]
+
+
+def test_sentence_of_a_failure_and_of_errors() -> None:
+    """A failure is said with the upper bound, and where less is better the difference is called a gain, so that its sign is plain."""
+    result = _judge({"metric": "log_loss", "no_worse_than_champion": 0.01}, _scored(noise=1.5))
+    assert result.verdict is Verdict.FAIL
+    assert "; gain (less is better) -" in result.sentence
+    assert f"; at most {number(result.numbers['upper'])} with 95 % confidence, at least -.010 asked; failed" in result.sentence
 
 
 def test_undecided_comparison_says_how_many_rows_would_do() -> None:
@@ -102,11 +118,111 @@ def test_undecided_comparison_says_how_many_rows_would_do() -> None:
 
 
 def test_accuracy_reports_mcnemar() -> None:
-    """The accuracy gate says how many rows changed sides, and McNemar's exact p-value."""
+    """The accuracy gate says how many rows changed sides, McNemar's exact and mid p-values, and how large the effect is."""
     numbers = _judge({"metric": "accuracy", "no_worse_than_champion": 0.0}, _scored(noise=0.6)).numbers
     assert numbers["gained"] - numbers["lost"] == round(numbers["difference"] * 2_000)
-    assert 0 <= numbers["mcnemar_p"] <= 1
+    assert 0 <= numbers["mcnemar_mid_p"] < numbers["mcnemar_p"] <= 1
     assert numbers["method"] == "Tango's interval (McNemar)"
+    assert numbers["effect"] == "Cohen's g"
+    assert numbers["odds_ratio"] == pytest.approx((0.5 + numbers["effect_size"]) / (0.5 - numbers["effect_size"]))
+
+
+@pytest.mark.parametrize(("metric", "effect"), [("brier", "Cohen's d_z"), ("roc_auc", "difference")])
+def test_every_comparison_has_an_effect_size(metric: str, effect: str) -> None:
+    """A difference in its own standard deviations for means over rows, the difference itself for the rest."""
+    numbers = _judge({"metric": metric, "no_worse_than_champion": 0.0}, _scored(noise=0.6)).numbers
+    assert numbers["effect"] == effect
+    assert numbers["effect_size"] > 0
+
+
+# ---------------------------------------------------------------- better than the champion
+@pytest.mark.parametrize(("noise", "verdict"), [(0.6, "pass"), (1.0, "inconclusive"), (1.5, "fail")])
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "f1"])
+def test_better_has_three_outcomes(metric: str, noise: float, verdict: str) -> None:
+    """Better is shown, refuted, or cannot be told; and where a margin is asked, being better by less than that has failed."""
+    gate = {"metric": metric, "better_than_champion": 0.0}
+    assert _judge(gate, _scored(noise=noise, seed=3)).verdict == verdict
+    if verdict == "pass":
+        assert _judge({**gate, "better_than_champion": 0.6}, _scored(noise=noise, seed=3)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "brier"])
+def test_a_challenger_that_is_not_better_rarely_passes_as_better(metric: str) -> None:
+    """Of 400 challengers exactly as good as the champion, at most 10 % (and chance) pass at 90 % confidence; nor do more fail."""
+    gate = {"metric": metric, "better_than_champion": 0.0, "confidence": 0.9}
+    verdicts = [_judge(gate, _scored(rows=300, seed=seed)).verdict for seed in range(400)]
+    allowed = 0.1 * 400 + 3 * (0.1 * 0.9 * 400) ** 0.5
+    assert sum(v is Verdict.PASS for v in verdicts) <= allowed
+    assert sum(v is Verdict.FAIL for v in verdicts) <= allowed
+    assert any(v is Verdict.PASS for v in verdicts)
+
+
+# ---------------------------------------------------------------- rows that earlier verdicts used
+def test_used_rows_ask_for_more_confidence_and_the_sentence_says_why() -> None:
+    """The same scores pass on new rows and are inconclusive once earlier cycles have spent what the rows had."""
+    scored = _scored(rows=1_500, noise=0.9, seed=1)
+    gate = {"metric": "accuracy", "no_worse_than_champion": 0.0}
+    spent = Allowance(share=0.02, left=0.005, reused=1.0, cycles=3)
+    new, used = _judge(gate, scored), _judge(gate, scored, allowance=spent)
+    assert (new.verdict, used.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert used.numbers["lower"] < new.numbers["lower"]
+    assert used.numbers["interval"] == new.numbers["interval"]
+    assert (
+        "with 99.9 % confidence because 3 earlier cycles used all of these rows, at least 0 asked; inconclusive" in used.sentence
+    )
+    slices = _judge(SLICES, scored, allowance=spent)
+    assert "99.9 % confidence because 3 earlier cycles used all of these rows" in slices.sentence
+    assert slices.numbers["decided_at"] == pytest.approx(0.999)
+
+
+# ---------------------------------------------------------------- predictors without a model
+def _persistent(rows: int = 2_000, *, stays: float = 0.9, right: float = 0.8, seed: int = 0) -> Challenge:
+    """Labels that stay what they were with probability `stays`, and a challenger that is right with probability `right`."""
+    rng = np.random.default_rng(seed)
+    labels = (np.cumsum(rng.random(2 * rows) > stays) % 2).astype(float)
+    past, judged = labels[:rows], labels[rows:]
+    wrong = rng.random(rows) > right
+    return Challenge(
+        scored=Scored(
+            task=Task.BINARY, labels=judged, classes=2, threshold=0.5, challenger=np.where(wrong, 1 - judged, judged)
+        ),
+        size_mb=1.0,
+        baselines=baselines(Labelled(labels=past), Labelled(labels=judged), 2),
+    )  # fmt: skip
+
+
+def _ask(gate: dict[str, Any], challenge: Challenge) -> GateResult:
+    result = judge_gate(GATE.validate_python(gate), challenge)
+    json.dumps(result.as_json(), allow_nan=False)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("baseline", "right", "verdict"),
+    [("last_label", 0.8, "fail"), ("last_label", 0.95, "pass"), ("majority", 0.8, "pass"), ("best", 0.8, "fail"), ("best", 0.95, "pass")],
+)  # fmt: skip
+def test_a_challenger_may_be_asked_to_beat_what_needs_no_model(baseline: str, right: float, verdict: str) -> None:
+    """With or without a champion: on labels that mostly stay, 80 % right is worse than repeating the last one (90 %)."""
+    result = _ask({"baseline": baseline, "metric": "accuracy"}, _persistent(right=right))
+    assert result.verdict == verdict
+    if baseline != "majority":
+        assert (
+            "against 'same as last label' .8" in result.sentence or "against 'same as last label' .9" in result.sentence
+        )
+    assert "more than 0 asked" in result.sentence
+
+
+def test_baselines_that_the_rows_do_not_allow_are_inconclusive() -> None:
+    """Rows without time have no season; a metric may not be defined for a baseline: neither is passed."""
+    result = _ask({"baseline": "seasonal_naive", "metric": "accuracy"}, _persistent())
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "the rows have no time" in result.sentence
+    challenge = _persistent(stays=0.9, seed=2)
+    mostly_no = np.where(np.arange(2_000) % 5 == 0, 1.0, 0.0)
+    never_yes = baselines(Labelled(labels=mostly_no), Labelled(labels=challenge.scored.labels), 2)
+    precision = _ask({"baseline": "majority", "metric": "precision"}, replace(challenge, baselines=never_yes))
+    assert precision.verdict is Verdict.INCONCLUSIVE
+    assert "precision is not defined for majority" in precision.sentence
 
 
 @pytest.mark.parametrize("gate", [NO_WORSE, {"slices": {"by": ["origin"], **NO_WORSE}}])
@@ -192,6 +308,21 @@ def test_many_slices_of_an_equal_challenger_rarely_fail() -> None:
     results = [_judge(gate, _scored(rows=1_600, seed=seed, groups=8)) for seed in range(60)]
     assert sum(r.verdict is Verdict.FAIL for r in results) <= 7
     assert sum(any(s["p_worse"] <= 0.05 for s in r.numbers["slices"]) for r in results) > 10
+
+
+def test_holm_keeps_the_level_over_all_slices_together() -> None:
+    """Of 2,000 challengers as good as the champion in each of 12 slices of 400 rows, at most 5 % (and chance) have a slice shown worse;
+    without the correction it would be nearly half."""
+    rng = np.random.default_rng(0)
+    discordant = rng.binomial(400, 0.2, (2_000, 12))
+    gained = rng.binomial(discordant, 0.5)
+    p_values = [
+        [PairedProportions(gained=int(g), lost=int(d - g), rows=400).p_worse(0.0) for g, d in zip(*pair, strict=True)]
+        for pair in zip(gained, discordant, strict=True)
+    ]
+    failed = np.mean([min(holm(each)) <= 0.05 for each in p_values])
+    assert failed <= 0.05 + 3 * (0.05 * 0.95 / 2_000) ** 0.5
+    assert np.mean([min(each) <= 0.05 for each in p_values]) > 0.4
 
 
 def test_small_and_missing_values_are_counted_not_judged() -> None:

@@ -47,7 +47,7 @@ def test_better_challenger_passes_and_both_are_scored(tmp_path: Path) -> None:
     assert result["rows"] == 1_500
     assert result["latency_ms_p95"] == 2.0
     assert 0 < result["size_mb"] < 0.01
-    assert result["sentence"].startswith("passed all 4 gates; roc_auc: challenger 0.8")
+    assert result["sentence"].startswith("passed all 4 gates; roc_auc: challenger .8")
 
 
 def test_worse_challenger_fails_with_the_failing_gate_in_the_sentence(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_worse_challenger_fails_with_the_failing_gate_in_the_sentence(tmp_path: 
         champion={"number": 7, "model_dir": str(champion)},
     )  # fmt: skip
     assert result["verdict"] == "fail"
-    assert result["sentence"].startswith("fail: roc_auc: challenger 0.")
+    assert result["sentence"].startswith("fail: roc_auc: challenger .")
     assert "size" not in result["sentence"]
 
 
@@ -255,3 +255,72 @@ def test_answers_may_come_another_way(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result["verdict"] == "pass", result["sentence"]
     assert result["scores"]["roc_auc"] > result["champion_scores"]["roc_auc"]
+
+
+# ---------------------------------------------------------------- what was used, and what needs no model
+def _rows_of_time(tmp_path: Path, *, first: str, rows: int = 600, seed: int = 0) -> dict[str, Any]:
+    """Hourly hold-out rows from `first` on, of labels that stay what they were nine times in ten, after as many training rows."""
+    rng = np.random.default_rng(seed)
+    late = np.cumsum(rng.random(2 * rows) > 0.9) % 2
+    frame = pd.DataFrame({"at": pd.date_range(end=pd.Timestamp(first, tz="UTC"), periods=rows, freq="h")})
+    frame = pd.concat([frame, frame + pd.Timedelta(hours=rows)], ignore_index=True)
+    frame["late"] = late
+    for name, right in (("good", 0.8), ("bad", 0.7)):
+        frame[name] = np.where(rng.random(2 * rows) < right, late, 1 - late) * 0.98 + 0.01
+    paths = {"train": tmp_path / "train.parquet", "holdout": tmp_path / f"holdout-{first}.parquet"}
+    frame[:rows].to_parquet(paths["train"])
+    frame[rows:].to_parquet(paths["holdout"])
+    told = {"rows_train": rows, "rows_holdout": rows, "rows_unlabelled": 0, "classes": [0, 1]}
+    return {**{k: str(v) for k, v in paths.items()}, **told}
+
+
+def _judge_times(tmp_path: Path, prepared: dict[str, Any], *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """In this process: the challenger is column `good`, the champion `bad`."""
+
+    def ask(model: ModelFolder, rows_path: Path, **_: Any) -> Answers:
+        column = "good" if model.path.parent.name == "8" else "bad"
+        return Answers(scores=pd.read_parquet(rows_path)[column].to_numpy(), latency_ms=np.zeros(0))
+
+    folders = {n: tmp_path / n / "model" if (tmp_path / n).exists() else model_folder(tmp_path / n) for n in ("7", "8")}
+    result = judge(
+        {
+            "policy": policy(*gates, metric="accuracy"), "home": str(tmp_path), "seed": 1, "prepared": prepared,
+            "model_dir": str(folders["8"]), "champion": {"number": 7, "model_dir": str(folders["7"])}, **changes,
+        },
+        context(tmp_path), ask=ask,
+    )  # fmt: skip
+    json.dumps(result, allow_nan=False)
+    return result
+
+
+NOT_WORSE = {"metric": "accuracy", "no_worse_than_champion": 0.0}
+
+
+def test_what_a_verdict_used_is_handed_back_and_paid_for_by_the_next(tmp_path: Path) -> None:
+    """The record of a verdict names the span of its rows; a later verdict on 60 % of them is taken at a higher confidence and says so."""
+    first = _judge_times(tmp_path, _rows_of_time(tmp_path, first="2026-01-26"), NOT_WORSE)
+    assert first["used"]["rows"] == 600
+    assert first["used"]["left"] == pytest.approx(0.2)
+    again = _judge_times(tmp_path, _rows_of_time(tmp_path, first="2026-02-05"), NOT_WORSE, earlier=[first["used"]])
+    assert "with 97.6 % confidence because 1 earlier cycle used 60 % of these rows" in again["sentence"]
+    assert again["used"]["oldest"] > first["used"]["oldest"]
+
+
+def test_a_verdict_without_a_comparison_uses_nothing(tmp_path: Path) -> None:
+    """Limits are no paired tests: they have no error rate to spend, so nothing is put on the rows' account."""
+    prepared = _rows_of_time(tmp_path, first="2026-01-26")
+    assert _judge_times(tmp_path, prepared, {"metric": "accuracy", "at_least": 0.5})["used"] is None
+    assert _judge_times(tmp_path, prepared, NOT_WORSE, champion=None)["used"] is None
+
+
+def test_baselines_are_scored_beside_every_verdict_and_said_when_they_win(tmp_path: Path) -> None:
+    """Repeating the last label is right nine times in ten here, more often than the challenger: the verdict says so, and a gate can ask."""
+    prepared = _rows_of_time(tmp_path, first="2026-01-26")
+    result = _judge_times(tmp_path, prepared, NOT_WORSE)
+    assert result["verdict"] == "pass"
+    assert set(result["baselines"]) == {"last_label", "majority", "seasonal_naive"}
+    assert result["baselines"]["last_label"]["score"] == pytest.approx(0.9, abs=0.04)
+    assert "; note: 'same as last label' scores .8" in result["sentence"] or "scores .9" in result["sentence"]
+    asked = _judge_times(tmp_path, prepared, NOT_WORSE, {"baseline": "best", "metric": "accuracy"})
+    assert asked["verdict"] == "fail"
+    assert "against 'same as last label'" in asked["sentence"]

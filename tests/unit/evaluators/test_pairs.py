@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm
+from scipy.stats import binom, binomtest, norm
 
 from evaluators.pairs import MeanDifference, PairedProportions, Resampled, compare, holm, rows_to_settle
 from evaluators.resampling import resampled_differences
@@ -186,3 +186,26 @@ def test_metrics_that_are_means_are_not_resampled() -> None:
         resampled_differences("accuracy", y, old, new, classes=[0, 1], threshold=0.5, seed=0)
     with pytest.raises(ValueError, match="mae"):
         resampled_differences("mae", y, old, new, classes=None, threshold=0.5, seed=0)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+@settings(max_examples=60, deadline=None)
+def test_mcnemar_agrees_with_the_binomial_test(gained: int, lost: int) -> None:
+    """The exact p-value is SciPy's; the mid-p is that less half the chance of what was seen, on either side (Fagerland et al., 2013)."""
+    exact, mid = PairedProportions(gained=gained, lost=lost, rows=100).mcnemar()
+    if gained + lost == 0:
+        assert (exact, mid) == (1.0, 1.0)
+        return
+    assert exact == pytest.approx(binomtest(gained, gained + lost).pvalue)
+    seen = binom.pmf(gained, gained + lost, 0.5)
+    assert mid == pytest.approx(exact - seen if gained != lost else 1 - seen / 2)
+
+
+def test_bounds_beyond_the_draws_go_on_like_a_normal_tail() -> None:
+    """2,000 draws cannot show a 99.99 % bound; it must lie where a normal tail would, not at the lowest draw."""
+    draws = norm.ppf((np.arange(2_000) + 0.5) / 2_000)
+    lower, upper = Resampled(observed=0.0, draws=draws).bounds(0.9999)
+    assert lower == pytest.approx(norm.ppf(0.0001), rel=0.02)
+    assert upper == pytest.approx(-lower, rel=0.02)
+    inner = Resampled(observed=0.0, draws=draws)
+    assert inner.bounds(0.9901)[0] < inner.bounds(0.99)[0] < inner.bounds(0.9899)[0]

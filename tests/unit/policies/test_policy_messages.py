@@ -205,6 +205,10 @@ MISTAKES = {
         small(more="  triggers: {any: []}\n"),
         "p.yaml:12: spec.triggers.any: must hold at least 1, but got none",
     ),
+    "a season without time": (
+        small(("    time: at\n", ""), more="  gates: [{baseline: seasonal_naive, metric: recall}]\n"),
+        "p.yaml:4: spec: data.time must name a column, since the baseline seasonal_naive of gates needs it",
+    ),
     "two rules in one gate": (
         small(more="  gates: [{metric: recall, at_least: 0.5, no_worse_than_champion: 0.1}]\n"),
         "p.yaml:12: spec.gates[0]: a gate has one of these keys, but got at_least and no_worse_than_champion; make each a gate of its own",

@@ -77,6 +77,15 @@ def test_a_promotion_without_labels_is_said() -> None:
     assert "After promotion it is watched for 1d, ready to be rolled back." in lines
 
 
+def test_gates_beyond_no_worse_in_words() -> None:
+    """Being better than the champion, or than what needs no model, is said with margin and confidence."""
+    gates = "{metric: recall, better_than_champion: 0.01}, {baseline: last_label, metric: f1}, {baseline: best, metric: f1, margin: 0.1}"
+    lines = explain(policy(small(more=f"  gates: [{gates}]\n")))
+    assert "  - recall better than the champion's by more than 0.01, at 95 % confidence" in lines
+    assert "  - f1 better than that of 'same as last label' at 95 % confidence" in lines
+    assert "  - f1 better than that of every predictor without a model by more than 0.1, at 95 % confidence" in lines
+
+
 def test_nested_triggers_are_indented() -> None:
     """A tree of triggers is a tree of lines."""
     text = small(
