@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from controller.state import Outcome, Phase
 
@@ -71,6 +72,7 @@ TABLE: Mapping[tuple[Phase, Move], Phase | Outcome] = MappingProxyType(
         (Phase.ROLLING_OUT, Move.ABORTED): Outcome.ABORTED,
         (Phase.BAKING, Move.BAKED): Outcome.PROMOTED,
         (Phase.BAKING, Move.FOUND_WORSE): Outcome.ROLLED_BACK,
+        (Phase.BAKING, Move.UNDECIDED): Outcome.INCONCLUSIVE,
         (Phase.BAKING, Move.ABORTED): Outcome.ABORTED,
         **{(phase, Move.GAVE_UP): Outcome.FAILED for phase in _JOB_PHASES},
         **{(phase, Move.ABORTED): Outcome.ABORTED for phase in _BEFORE_TRAFFIC},
@@ -100,3 +102,9 @@ def after(phase: Phase, move: Move) -> Phase | Outcome:
 def is_open(phase_or_outcome: Phase | Outcome) -> bool:
     """Whether the cycle goes on."""
     return isinstance(phase_or_outcome, Phase)
+
+
+def final_model(outputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the training job says of the model that is to serve: the refit, where the policy asks for one, else the one that was judged."""
+    trained = outputs[Phase.TRAINING]
+    return {**trained, **(trained.get("refit") or {})}

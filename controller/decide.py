@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from controller import phases, rollouts
 from controller.budget import spent_words
-from controller.cycle import JOB_PHASES, Move
+from controller.cycle import JOB_PHASES, TRAFFIC_PHASES, Move
 from controller.draft import BOOTSTRAP, FROZEN_PHASES, Decision, Draft, because, until
 from controller.state import Hold, ModelState, Phase
 from deployers.target import TargetStatus
@@ -62,7 +62,7 @@ def decide(snapshot: Snapshot, now: datetime, policy: ModelPolicy | None = None)
     draft = Draft(snapshot.state, policy, now)
     hold = held(snapshot.state)
     if hold is not None:
-        return draft.finish(hold)
+        return draft.finish(_wait(draft, snapshot, hold))
     if snapshot.state.cycle is None:
         return draft.finish(_watch(draft, snapshot))
     return draft.finish(_advance(draft, snapshot))
@@ -82,6 +82,22 @@ def held(state: ModelState) -> str | None:
 
 def _who(hold: Hold) -> str:
     return f"{hold.by} since {until(hold.at)}: {hold.reason}"
+
+
+def _wait(draft: Draft, snapshot: Snapshot, hold: str) -> str:
+    """A hold keeps traffic from moving (invariant 11), also away from what fails; but people are told, once."""
+    cycle = draft.state.cycle
+    if cycle is None or cycle.phase not in TRAFFIC_PHASES or cycle.alarmed:
+        return hold
+    bad = rollouts.why_worse(draft, _evidence(draft, snapshot))
+    if not bad:
+        return hold
+    sentence = (
+        f"{bad}; it keeps its traffic, because the model is {hold}; 'ratchet rollback {draft.state.name}' takes it back"
+    )
+    draft.set_cycle(alarmed=True)
+    draft.event("challenger.failing", sentence, notify=True, reason=bad)
+    return sentence
 
 
 # ---------------------------------------------------------------- no cycle is open
@@ -104,6 +120,7 @@ def _watch(draft: Draft, snapshot: Snapshot) -> str:
         return f"v{state.champion} serves; would retrain, because {result.sentence}, but {refusal}"
     sentence = f"retraining, because {result.sentence}"
     draft.open_cycle(f"trigger: {result.sentence}", sentence)
+    draft.set_cycle(changed_at=result.changed_at)
     return sentence
 
 
@@ -117,6 +134,8 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         now=draft.now,
         signals=observed.signals if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
+        baseline_rows=champion.lineage.get("judged_rows") if champion else None,
+        objective=draft.policy.spec.objective.metric,
         trained_to=champion.trained_to if champion else None,
         since=state.last_closed_at or state.created_at,
         memory=state.trigger_memory,
@@ -150,14 +169,17 @@ def _advance(draft: Draft, snapshot: Snapshot) -> str:
         return phases.advance(draft, snapshot.job)
     if phase is Phase.AWAITING_APPROVAL:
         return _await_approval(draft)
+    return rollouts.advance(draft, _evidence(draft, snapshot))
+
+
+def _evidence(draft: Draft, snapshot: Snapshot) -> rollouts.Evidence:
     comparison = snapshot.observation.comparison if snapshot.observation is not None else None
-    evidence = rollouts.Evidence(
+    return rollouts.Evidence(
         target=snapshot.target,
         target_error=snapshot.target_error,
         comparison=comparison if _about_this_rollout(draft, snapshot) else None,
         max_age=snapshot.signal_max_age,
     )
-    return rollouts.advance(draft, evidence)
 
 
 def _about_this_rollout(draft: Draft, snapshot: Snapshot) -> bool:

@@ -122,6 +122,8 @@ class Draft:
         """Take the open cycle along the table; close it where the table ends."""
         target = after(self.cycle.phase, move)
         self.set_cycle(sentence=sentence)
+        if target is Phase.BAKING:
+            self.set_cycle(promoted_at=self.now)
         if isinstance(target, Outcome):
             self._close(target)
         else:

@@ -155,7 +155,11 @@ def _next(state: ModelState, policy: ModelPolicy, now: datetime) -> list[str]:
         case Phase.BAKING:
             end = cycle.phase_since + policy.spec.rollout.bake
             back = f"traffic goes back to v{state.previous}" if state.previous is not None else "it keeps serving"
-            return [f"at {_when(end, now)} it stays for good", f"if it turns out worse before, {back}"]
+            kept = policy.spec.rollout.kept_back
+            share = (
+                [f"until then v{state.previous} answers {kept:g} % of the requests, to compare with"] if kept else []
+            )
+            return [f"at {_when(end, now)} it stays for good", f"if it turns out worse before, {back}", *share]
         case Phase.JUDGING if policy.spec.approval == "required":
             return ["then somebody must approve it, if it passes every gate"]
         case _:
@@ -176,12 +180,14 @@ def _next_in_rollout(state: ModelState, cycle: Cycle, rollout: Rollout, now: dat
     index = min(cycle.step, len(rollout.steps) - 1)
     last = index + 1 == len(rollout.steps)
     goes = "it becomes champion" if last else f"it goes to {rollout.steps[index + 1].label}"
+    whole = rollout.steps[min(index + 1, len(rollout.steps) - 1)].weight == 100 and rollout.min_labelled_rows > 0
+    if_ = "if it is shown to be no worse" if whole else "if nothing speaks against it"
     if cycle.step_since is None:
         first = (
             f"once {rollout.steps[index].label} is in force, it holds for {format_duration(rollout.steps[index].hold)}"
         )
     else:
-        first = f"at {_when(cycle.step_since + rollout.steps[index].hold, now)} {goes}, if nothing speaks against it"
+        first = f"at {_when(cycle.step_since + rollout.steps[index].hold, now)} {goes}, {if_}"
     return [first, f"at {_when(deadline, now)} all traffic goes back to v{state.champion}, if it is not through"]
 
 

@@ -44,10 +44,11 @@ def _check_traffic(before: ModelState, after: ModelState) -> None:
         _require(plan.generation >= before.plan.generation, 9, "the plan's generation went back")
     cycle = after.cycle
     challenger = cycle.challenger if cycle is not None and cycle.phase is Phase.ROLLING_OUT else None
+    held_back = after.previous if cycle is not None and cycle.phase is Phase.BAKING else None
     for number in plan.weights:
         version = after.versions[number]
-        allowed = number == after.champion or number == challenger
-        _require(allowed, 2, f"traffic on v{number}, neither champion nor challenger")
+        allowed = number in (after.champion, challenger, held_back)
+        _require(allowed, 2, f"traffic on v{number}, neither champion nor challenger nor held back")
         passed = version.lineage.get("verdict") == "pass" or bool(version.forced)
         _require(passed, 2, f"traffic on v{number}, which passed no gates and nobody forced")
         _require(

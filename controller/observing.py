@@ -174,11 +174,13 @@ def _comparison(state: ModelState, policy: ModelPolicy) -> dict[str, Any] | None
     rollout = policy.spec.rollout
     step = rollout.steps[min(cycle.step, len(rollout.steps) - 1)]
     baking = cycle.phase is Phase.BAKING
+    promoted_at = (cycle.promoted_at or cycle.phase_since).isoformat() if baking else None
     return {
         "challenger": cycle.challenger,
         "champion": rival,
         "since": cycle.traffic_since.isoformat(),
-        "until": cycle.phase_since.isoformat() if baking else None,
+        "until": None if rollout.kept_back else promoted_at,
+        "promoted_at": promoted_at,
         "margin": rollout.margin,
         "alpha": rollout.alpha,
         "mode": "shadow" if step.shadow and not baking else "live",

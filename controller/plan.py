@@ -31,18 +31,20 @@ def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
 
 def _traffic(state: ModelState, policy: ModelPolicy) -> tuple[dict[int, float], int | None, set[int]]:
     """Weights, shadow, and versions that stay warm without traffic."""
-    cycle, champion = state.cycle, state.champion
+    cycle, champion, kept_back = state.cycle, state.champion, policy.spec.rollout.kept_back
     if cycle is not None and cycle.phase is Phase.ROLLING_OUT and cycle.challenger is not None:
         steps = policy.spec.rollout.steps
         step = min(cycle.step, len(steps) - 1)  # the policy may have become shorter since
-        weights, shadow = step_traffic(steps, step, champion, cycle.challenger)
+        weights, shadow = step_traffic(steps, step, champion, cycle.challenger, kept_back)
         warm = {cycle.challenger} | ({champion} if champion is not None else set())
         return dict(weights), shadow, warm
     if champion is None:
         return {}, None, set()
-    baking = cycle is not None and cycle.phase is Phase.BAKING
-    warm = {state.previous} if baking and state.previous is not None else set()
-    return {champion: 100.0}, None, warm
+    previous = state.previous if cycle is not None and cycle.phase is Phase.BAKING else None
+    if previous is None:
+        return {champion: 100.0}, None, set()
+    weights = {champion: 100.0 - kept_back, previous: kept_back} if kept_back else {champion: 100.0}
+    return weights, None, {previous}
 
 
 def step_after_edit(before: Sequence[Step], index: int, after: Sequence[Step]) -> int:

@@ -1,6 +1,7 @@
 """The phases in which the challenger carries traffic: rolling out, and the watch after promotion. Pure.
 
-Missing evidence is unknown: it moves nothing forward. A rollout that stays without evidence until its deadline gives the traffic back.
+Missing evidence is unknown: it moves nothing forward. The challenger's share may grow while nothing is shown against it; to have all,
+and to end its bake, it must be shown to be no worse. A rollout without that at its deadline gives the traffic back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller import gains
 from controller.cycle import Move
 from controller.draft import Draft, elapsed, until
 from controller.state import ModelState, Phase, VersionStatus
@@ -41,9 +43,11 @@ def baseline(state: ModelState) -> int | None:
 
 def advance(draft: Draft, evidence: Evidence) -> str:
     """One look at a rollout or a bake."""
-    bad = _why_worse(draft, evidence)
+    bad = why_worse(draft, evidence)
     if bad:
         return _go_back(draft, bad, evidence)
+    if draft.cycle.alarmed:
+        draft.set_cycle(alarmed=False)
     _count_anew(draft, evidence)
     _leave_out_blind_time(draft, evidence)
     if draft.cycle.phase is Phase.BAKING:
@@ -52,7 +56,8 @@ def advance(draft: Draft, evidence: Evidence) -> str:
 
 
 # ---------------------------------------------------------------- what is wrong with it
-def _why_worse(draft: Draft, evidence: Evidence) -> str:
+def why_worse(draft: Draft, evidence: Evidence) -> str:
+    """What speaks for taking the challenger back, or an empty string."""
     replica = _challenger_replica(draft, evidence)
     name = f"v{draft.cycle.challenger}"
     if replica is not None and replica.state is ReplicaState.FAILED:
@@ -155,6 +160,7 @@ def _numbers(comparison: Comparison | None) -> dict[str, Any]:
     return {
         "challenger_rows": comparison.challenger_rows, "champion_rows": comparison.champion_rows,
         "challenger_score": comparison.challenger_score, "champion_score": comparison.champion_score,
+        "difference": gains.numbers(comparison.difference), "realised": gains.numbers(comparison.realised),
     }  # fmt: skip
 
 
@@ -163,7 +169,7 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     cycle, rollout = draft.cycle, draft.policy.spec.rollout
     deadline = cycle.phase_since + rollout.deadline
     if draft.now >= deadline:
-        return _out_of_time(draft)
+        return _out_of_time(draft, evidence)
     index = min(cycle.step, len(rollout.steps) - 1)
     step = rollout.steps[index]
     name = f"v{cycle.challenger} at {step.label} (step {index + 1} of {len(rollout.steps)})"
@@ -182,7 +188,8 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     left = step.hold - elapsed(_step_since(draft), draft.now)
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
-    if missing := _evidence_missing(draft, evidence):
+    whole = rollout.steps[min(index + 1, len(rollout.steps) - 1)].weight == 100
+    if missing := _evidence_missing(draft, evidence, _step_since(draft), shown=whole):
         return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):
         draft.set_cycle(step=index + 1, step_since=None, blind_since=None)
@@ -212,20 +219,24 @@ def _what_is_missing(draft: Draft, evidence: Evidence) -> str:
     return "its traffic to be in force"
 
 
-def _evidence_missing(draft: Draft, evidence: Evidence) -> str:
-    """Why what is known does not allow the next step (invariant 4), or an empty string."""
+def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, shown: bool) -> str:
+    """Why what is known, and was measured since then, does not allow to go on (invariant 4), or an empty string.
+
+    `shown`: to be not worse is not enough, it must be shown to be no worse."""
     comparison, need = evidence.comparison, draft.policy.spec.rollout.min_labelled_rows
     if need == 0:
         return ""
     if comparison is None:
         return "its answers have not been compared with the champion's yet"
-    if comparison.observed_at < _step_since(draft):
+    if comparison.observed_at < since:
         return "its answers have not been compared with the champion's since this step began"
     if elapsed(comparison.observed_at, draft.now) > evidence.max_age:
         return f"the newest comparison is from {until(comparison.observed_at)}"
     rows = min(comparison.challenger_rows, comparison.champion_rows)
     if rows < need:
         return f"only {rows} of its answers can be compared so far, of {need} needed (rollout.min_labelled_rows)"
+    if shown and comparison.state != "no_worse":
+        return f"it is not shown yet to be no worse by {draft.policy.spec.rollout.margin:g}; {comparison.sentence}"
     return ""
 
 
@@ -233,15 +244,16 @@ def _said(evidence: Evidence) -> str:
     return evidence.comparison.sentence if evidence.comparison is not None else "not compared yet"
 
 
-def _out_of_time(draft: Draft) -> str:
+def _out_of_time(draft: Draft, evidence: Evidence) -> str:
     deadline = format_duration(draft.policy.spec.rollout.deadline)
     if draft.state.champion is None:
         sentence = f"v{draft.cycle.challenger} did not serve within {deadline}; no version serves"
         draft.mark(draft.cycle.challenger, VersionStatus.QUARANTINED)
         draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True)
         return sentence
-    sentence = f"the rollout did not end within {deadline}; v{draft.state.champion} serves"
-    draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True)
+    sentence = f"the rollout did not end within {deadline}; v{draft.state.champion} serves; {_said(evidence)}"
+    numbers = _numbers(evidence.comparison)
+    draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True, **numbers)
     return sentence
 
 
@@ -263,14 +275,33 @@ def _promote(draft: Draft, why: str = "") -> str:
 
 # ---------------------------------------------------------------- baking
 def _bake(draft: Draft, evidence: Evidence) -> str:
-    cycle = draft.cycle
+    cycle, rollout, previous = draft.cycle, draft.policy.spec.rollout, draft.state.previous
+    assert previous is not None, "only a successor is watched"
+    assert cycle.challenger is not None
     if cycle.blind_since is not None:
         return f"v{cycle.challenger} is champion, but cannot be watched: waits for {_what_is_missing(draft, evidence)}"
-    end = cycle.phase_since + draft.policy.spec.rollout.bake
+    end = cycle.phase_since + rollout.bake
     if draft.now < end:
-        return f"v{cycle.challenger} is champion, watched until {until(end)}"
-    sentence = (
-        f"v{cycle.challenger} stays: nothing spoke against it in {format_duration(draft.policy.spec.rollout.bake)}"
-    )
-    draft.move(Move.BAKED, sentence, kind="cycle.promoted", notify=True)
+        return f"v{cycle.challenger} is champion, watched until {until(end)}; {_said(evidence)}"
+    by_word = bool(draft.state.versions[cycle.challenger].forced)  # a person's promotion asks for no evidence
+    missing = "" if by_word else _evidence_missing(draft, evidence, cycle.phase_since, shown=True)
+    if missing and draft.now >= end + rollout.deadline:
+        return _unshown(draft, evidence, missing)
+    if missing:
+        last = until(end + rollout.deadline)
+        return f"v{cycle.challenger} is champion, still watched, because {missing}; v{previous} serves again at {last}"
+    gained = gains.said(cycle, evidence.comparison, draft.policy, previous)
+    sentence = f"v{cycle.challenger} stays: nothing spoke against it in {format_duration(rollout.bake)}; {gained}"
+    draft.move(Move.BAKED, sentence, kind="cycle.promoted", notify=True, **_numbers(evidence.comparison))
+    return sentence
+
+
+def _unshown(draft: Draft, evidence: Evidence, missing: str) -> str:
+    """Nobody could say for too long whether the new champion is any good: the one before, which was, serves again."""
+    cycle, state = draft.cycle, draft.state
+    draft.mark(cycle.challenger, VersionStatus.RETIRED)
+    draft.mark(state.previous, VersionStatus.CHAMPION)
+    draft.set(champion=state.previous, previous=None)
+    sentence = f"the bake of v{cycle.challenger} ended undecided, because {missing}; v{draft.state.champion} serves"
+    draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True, **_numbers(evidence.comparison))
     return sentence

@@ -103,6 +103,8 @@ class Cycle:
     closed_at: datetime | None = None
     cutoff: datetime | None = None
     """The moment as of which data is prepared: what was not known then is not looked at."""
+    changed_at: datetime | None = None
+    """When the world changed, by the signal that fired; None where that is not known."""
     attempt: int = 1
     """Of the present phase's job."""
     not_before: datetime | None = None
@@ -123,6 +125,10 @@ class Cycle:
     counts: Mapping[str, int] = field(default_factory=dict)
     """The challenger's counters of requests and errors at `counts_since`: a sudden failure must not drown in a long total."""
     counts_since: datetime | None = None
+    promoted_at: datetime | None = None
+    """When the challenger became champion, to be watched; unlike `phase_since` it never moves."""
+    alarmed: bool = False
+    """Whether people were told that the challenger fails while a hold keeps its traffic from moving."""
     compute_s: float = 0.0
     """Seconds of job time used so far."""
 

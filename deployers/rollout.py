@@ -8,11 +8,11 @@ from policies.schema import Step
 
 
 def step_traffic(
-    steps: Sequence[Step], index: int, champion: int | None, challenger: int
+    steps: Sequence[Step], index: int, champion: int | None, challenger: int, kept_back: float = 0.0
 ) -> tuple[Mapping[int, float], int | None]:
     """Weights in percent by version, and the shadow version if there is one, at step `index` (0-based) of a rollout.
 
-        weight(challenger) = w,  weight(champion) = 100 - w,  with w the step's weight and 0 for a shadow step
+        weight(challenger) = w,  weight(champion) = 100 - w,  with w the step's weight, 0 for a shadow step and 100 - kept_back for 100
 
     Versions with weight 0 are left out. With no champion to share with, or with itself, the challenger gets everything: there is
     nobody to compare it with, and a model that serves nothing helps no one. Raises IndexError if there is no such step.
@@ -24,6 +24,8 @@ def step_traffic(
     ({7: 95.0, 8: 5.0}, None)
     >>> step_traffic(steps, 2, 7, 8)
     ({8: 100.0}, None)
+    >>> step_traffic(steps, 2, 7, 8, kept_back=2.0)
+    ({7: 2.0, 8: 98.0}, None)
     >>> step_traffic(steps, 0, None, 1)
     ({1: 100.0}, None)
     """
@@ -34,5 +36,6 @@ def step_traffic(
         return {challenger: 100.0}, None
     if step.shadow:
         return {champion: 100.0}, challenger
-    shares = {champion: 100.0 - step.weight, challenger: float(step.weight)}
+    weight = min(float(step.weight), 100.0 - kept_back)
+    shares = {champion: 100.0 - weight, challenger: weight}
     return {version: share for version, share in shares.items() if share > 0}, None

@@ -30,7 +30,8 @@ from sim_world import (
 
 from controller import overrides
 from controller.applying import canonical, change_policy
-from controller.draft import Decision
+from controller.cycle import TRAFFIC_PHASES
+from controller.draft import CONTROLLER, Decision
 from controller.notices.outbox import deliver_pending
 from controller.overrides import Order, OverrideRefused, Verb
 from controller.reconcile import LostLeadership, Reconciler
@@ -357,16 +358,33 @@ class Ledger:
                 self.reached_at = event.at
                 assert status is not None
                 assert status.generation >= self.asked, "invariant 4: a step counted before its traffic was in force"
-            elif event.kind == "step.passed" and event.data["step"] > 0:
-                known = [
-                    o.comparison for o in history.observer.given
-                    if o.comparison and o.comparison.observed_at >= self.reached_at and o.comparison.challenger_rows >= 20
-                ]  # fmt: skip
-                assert known, "invariant 4: a step passed on what was not measured in it"
+            elif event.kind in ("step.passed", "version.promoted") and event.actor == CONTROLLER:
+                self._shown(history, event)
+
+    def _shown(self, history: History, event: Event) -> None:
+        """Forward goes only what was measured where it stands; to everything, and for good, only what was shown to be no worse."""
+        known = [
+            o.comparison for o in history.observer.given
+            if o.comparison and o.comparison.observed_at >= self.reached_at and o.comparison.challenger_rows >= 20
+        ]  # fmt: skip
+        if event.kind == "step.passed":
+            assert known, "invariant 4: a step passed on what was not measured in it"
+        elif event.kind == "version.promoted" and event.data["previous"] is not None:
+            assert any(c.state == "no_worse" for c in known), "invariant 4: promoted without being shown to be no worse"
+
+    def _holdback(self, state: ModelState) -> None:
+        """Only in rollout and bake do two versions share the traffic; in the bake they are the champion and the one before."""
+        if state.plan is None or len(state.plan.weights) < 2:
+            return
+        assert state.cycle is not None, f"traffic is shared with no cycle open: {state.plan.weights}"
+        assert state.cycle.phase in TRAFFIC_PHASES
+        if state.cycle.phase is Phase.BAKING:
+            assert state.plan.weights == {state.champion: 98, state.previous: 2}, f"invariant 2: {state.plan.weights}"
 
     def _traffic(self, history: History, state: ModelState) -> None:
         status = history.target.in_force.get(MODEL)
         weights = dict(status.weights) if status else {}
+        self._holdback(state)
         for number, weight in weights.items():
             version = state.versions[number]
             assert weight > 0

@@ -58,7 +58,10 @@ POLICY = make_policy()
 POLICIES = (
     POLICY,
     make_policy(approval="required", approval_timeout="1d"),
-    make_policy(rollout={**_SPEC["rollout"], "steps": [{"20%": "30m"}, "100%"], "bake": "1h"}, deploy={"replicas": 2}),
+    make_policy(
+        rollout={**_SPEC["rollout"], "steps": [{"20%": "30m"}, "100%"], "bake": "1h", "holdback": "0%"},
+        deploy={"replicas": 2},
+    ),
     make_policy(budget={"cycles": 4, "per": "2d", "compute": f"{COMPUTE_S:g}s"}),
 )
 """What the owner may change his mind to. Cooldown and number of cycles stay, so that the checks know them."""
@@ -233,10 +236,11 @@ class SimObserver:
         if cycle is None or cycle.traffic_since is None or (not self.benign and self.rng.random() < 0.2):
             return None
         rows = self.rng.choice([0, 5, 100, 1000]) if not self.benign else 1000
-        worse = cycle.challenger in self.bad and rows >= 100
+        bad = cycle.challenger in self.bad
+        shown = rows >= 100 and (self.benign or self.rng.random() < 0.7)
         return Comparison(
-            state="worse" if worse else "undecided", challenger_rows=rows, champion_rows=rows, challenger_score=0.7,
-            champion_score=0.8, sentence="compared", observed_at=now,
+            state=("worse" if bad else "no_worse") if shown else "undecided", challenger_rows=rows, champion_rows=rows,
+            challenger_score=0.7, champion_score=0.8, sentence="compared", observed_at=now,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller_states import HOUR, MINUTE, NAME, NOW, POLICY, compared, measured, state, with_cycle
+from controller_states import HOUR, MINUTE, NAME, NOW, POLICY, compared, measured, policy, state, with_cycle
 
 from controller.observing import OBSERVE_GRACE_S, JobObserver, observe_inputs
 from controller.state import ModelState, Phase
@@ -153,14 +153,17 @@ def test_a_measurement_that_cannot_be_started_is_no_error() -> None:
 
 
 def test_the_comparison_says_how_the_challenger_gets_its_traffic() -> None:
-    """Shadow copies in a shadow step, live answers after; in the bake, champion's answers until the promotion."""
+    """Shadow copies in a shadow step, live answers after; in the bake those of the holdback too, or those until the promotion."""
     rolling = with_cycle(state(Phase.ROLLING_OUT), traffic_since=NOW - HOUR)
     shadow = observe_inputs(rolling, POLICY, NOW, Path("/h"))["comparison"]
     live = observe_inputs(with_cycle(rolling, step=1), POLICY, NOW, Path("/h"))["comparison"]
-    bake = observe_inputs(
-        with_cycle(state(Phase.BAKING), traffic_since=NOW - HOUR, phase_since=NOW - MINUTE), POLICY, NOW, Path("/h")
-    )["comparison"]
+    baking = with_cycle(state(Phase.BAKING), traffic_since=NOW - HOUR, phase_since=NOW, promoted_at=NOW - MINUTE)
+    bake = observe_inputs(baking, POLICY, NOW, Path("/h"))["comparison"]
+    alone = observe_inputs(baking, policy(rollout={"holdback": "0%"}), NOW, Path("/h"))["comparison"]
     assert [c["mode"] for c in (shadow, live, bake)] == ["shadow", "live", "live"]
-    assert (bake["challenger"], bake["champion"], bake["until"]) == (3, 2, (NOW - MINUTE).isoformat())
+    promoted = (NOW - MINUTE).isoformat()
+    assert (bake["challenger"], bake["champion"], bake["until"], bake["promoted_at"]) == (3, 2, None, promoted)
+    assert alone["until"] == promoted
+    assert shadow["promoted_at"] is None
     assert observe_inputs(state(Phase.ROLLING_OUT), POLICY, NOW, Path("/h"))["comparison"] is None
     assert NAME in str(observe_inputs(state(), POLICY, NOW, Path("/h"))["model"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from controller_states import NOW, POLICY, hold, in_line, newborn, state, version, with_cycle
+from controller_states import NOW, POLICY, hold, in_line, newborn, policy, state, version, with_cycle
 
 from controller.invariants import InvariantBroken, check_transition
 from controller.plan import desired_plan
@@ -26,8 +26,8 @@ def test_the_champion_and_its_way_back_are_always_kept_ready(phase: Phase | None
             assert 3 in ready
 
 
-def test_only_a_rollout_gives_a_challenger_traffic() -> None:
-    """In every other phase the champion has all of it."""
+def test_only_rollout_and_bake_share_the_traffic() -> None:
+    """From the last step to the end of the bake the version before keeps the holdback; in other phases the champion has all."""
     for phase in (None, *Phase):
         made = state(phase)
         shares = {
@@ -35,9 +35,19 @@ def test_only_a_rollout_gives_a_challenger_traffic() -> None:
             for n, s in enumerate((0, 1, 3))
         }
         if phase is Phase.ROLLING_OUT:
-            assert list(shares.values()) == [{2: 100}, {2: 90, 3: 10}, {3: 100}]
+            assert list(shares.values()) == [{2: 100}, {2: 90, 3: 10}, {2: 2, 3: 98}]
+        elif phase is Phase.BAKING:
+            assert list(shares.values()) == [{2: 2, 3: 98}] * 3
         else:
             assert list(shares.values()) == [{made.champion: 100}] * 3
+
+
+def test_without_a_holdback_the_challenger_gets_everything() -> None:
+    """`holdback: 0%`, and a last step that leaves the champion less than the holdback."""
+    for steps, holdback, kept in ((["10%", "100%"], "0%", {}), (["99%", "100%"], "2%", {2: 1})):
+        follow = policy(rollout={"steps": steps, "holdback": holdback})
+        for made in (with_cycle(state(Phase.ROLLING_OUT), step=1), state(Phase.BAKING)):
+            assert desired_plan(made, follow).weights == {3: 100 - sum(kept.values()), **kept}
 
 
 def test_a_model_without_versions_asks_for_nothing() -> None:

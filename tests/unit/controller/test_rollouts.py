@@ -13,6 +13,7 @@ from controller_states import (
     MINUTE,
     NOW,
     compared,
+    hold,
     look,
     measured,
     newborn,
@@ -27,7 +28,7 @@ from controller.draft import Decision
 from controller.rollouts import ERROR_WINDOW
 from controller.state import ModelState, Outcome, Phase, VersionStatus
 from deployers.target import ReplicaState, ReplicaStatus
-from policies.signals import Comparison
+from policies.signals import Comparison, Estimate
 
 
 def rolling(step: int = 0, since: datetime | None = None, **changes: Any) -> ModelState:
@@ -99,14 +100,14 @@ def test_every_step_gives_the_traffic_that_the_policy_says() -> None:
     """Shadow, 10 %, 50 %, 100 %, and then champion: each after its hold and with evidence."""
     made, now, weights = rolling(), NOW, []
     for _ in range(12):
-        observed = measured(made, 0.9, compared(at=now))
+        observed = measured(made, 0.9, compared("no_worse", at=now))
         made = decide(look(made, target=serving(made), observation=observed), now).after
         assert made.plan is not None
         weights.append(made.plan.weights.get(3, 0))
         now += 61 * MINUTE
         if made.champion == 3:
             break
-    assert sorted(set(weights)) == [0, 10, 50, 100]
+    assert sorted(set(weights)) == [0, 10, 50, 98]
     assert weights == sorted(weights)
     assert made.champion == 3
     assert made.previous == 2
@@ -156,7 +157,27 @@ def test_no_evidence_is_asked_for_where_the_owner_wants_none() -> None:
     """`min_labelled_rows: 0` moves on time alone."""
     follow = policy(rollout={"steps": [{"10%": "1h"}, "100%"], "min_labelled_rows": 0})
     made = with_cycle(state(Phase.ROLLING_OUT, follow=follow), step_since=NOW - HOUR, traffic_since=NOW - HOUR)
-    assert traffic(decide(look(made), NOW)) == ({3: 100.0}, None)
+    assert traffic(decide(look(made), NOW)) == ({2: 2.0, 3: 98.0}, None)
+    last = decide(look(replace(made, cycle=replace(made.cycle, step=1))), NOW)  # type: ignore[type-var]
+    assert last.after.champion == 3
+    assert last.after.cycle is not None
+    baked = decide(look(replace(last.after, cycle=replace(last.after.cycle, phase_since=NOW - DAY))), NOW)
+    assert baked.closed is not None
+    assert "realised gain unknown: no matured answers of v2" in baked.sentence
+
+
+@pytest.mark.parametrize(("step", "goes"), [(0, True), (1, True), (2, False), (3, False)])
+def test_all_the_traffic_asks_for_being_shown_no_worse(step: int, goes: bool) -> None:
+    """Small shares go on while nothing is shown against the challenger; before 100 % and promotion that is not enough."""
+    made = rolling(step, NOW - HOUR)
+    undecided = decide(seen(made, compared()), NOW)
+    assert bool(undecided.events) is goes
+    if not goes:
+        words = "waits, because it is not shown yet to be no worse by 0.02; compared on 1000 rows: undecided; gives the traffic back"
+        assert words in undecided.sentence
+        shown = decide(seen(made, compared("no_worse")), NOW)
+        assert shown.events
+        assert shown.after.champion == (3 if step == 3 else 2)
 
 
 # ---------------------------------------------------------------- the target away
@@ -183,8 +204,9 @@ def test_a_bake_that_nobody_could_watch_does_not_end() -> None:
     assert "cannot be watched: waits for the target (no route)" in late.sentence
     back = decide(look(blind), NOW + DAY)
     assert back.after.cycle is not None
-    assert back.sentence == "v3 is champion, watched until 2026-03-02 13:00"
-    assert decide(look(back.after), NOW + DAY + HOUR).closed is not None
+    assert back.sentence == "v3 is champion, watched until 2026-03-02 13:00; not compared yet"
+    observed = measured(back.after, 0.9, compared("no_worse", at=NOW + DAY + HOUR))
+    assert decide(look(back.after, observation=observed), NOW + DAY + HOUR).closed is not None
 
 
 # ---------------------------------------------------------------- the deadline
@@ -317,19 +339,100 @@ def test_a_first_version_that_never_gets_ready_is_given_up_at_the_deadline() -> 
 
 
 # ---------------------------------------------------------------- baking
+GAIN = Estimate(value=-0.0123, low=-0.02, high=-0.001, outcomes=812)
+
+
 def test_a_bake_without_complaints_ends_in_promotion() -> None:
-    """The version before stays warm until then, and is let go after."""
+    """The version before serves the holdback until then, and is let go after; what was gained is told and recorded."""
     made = baking()
     assert made.plan is not None
     assert made.plan.digests.keys() == {2, 3}
     still = decide(seen(made, compared()), NOW + 4 * HOUR - MINUTE)
     assert still.closed is None
-    done = decide(seen(made, compared()), NOW + 4 * HOUR)
+    assert traffic(still) == ({2: 2.0, 3: 98.0}, None)
+    end = NOW + 4 * HOUR
+    done = decide(seen(made, replace(compared("no_worse", at=end), realised=GAIN)), end)
     assert done.closed is not None
     assert done.closed.outcome is Outcome.PROMOTED
-    assert done.sentence == "v3 stays: nothing spoke against it in 4h"
+    assert done.sentence == (
+        "v3 stays: nothing spoke against it in 4h; predicted gain unknown; "
+        "realised gain 0.0123 in brier (95 % interval 0.0010 to 0.0200, 812 comparisons with v2)"
+    )
+    assert done.events[0].data["realised"] == {"value": -0.0123, "low": -0.02, "high": -0.001, "outcomes": 812}
     assert done.after.plan is not None
     assert done.after.plan.digests.keys() == {3}
+    assert traffic(done) == ({3: 100.0}, None)
+
+
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        ({"scores": {"accuracy": 0.8}, "champion_scores": {"accuracy": 0.75}}, "predicted gain 0.0500 in accuracy;"),
+        (
+            {"scores": {"brier": 0.1}, "champion_scores": {"brier": 0.13}, "rows": 1500},
+            "0.0300 in brier on 1,500 hold-out rows;",
+        ),
+    ],
+)
+def test_the_predicted_gain_is_the_judge_s(judged: dict[str, Any], words: str) -> None:
+    """In Brier's score where the judge has it, as that is what live rows are compared by; else in the objective's metric."""
+    made = baking()
+    assert made.cycle is not None
+    made = with_cycle(made, outputs={**made.cycle.outputs, "judging": judged})
+    end = NOW + 4 * HOUR
+    assert words in decide(seen(made, compared("no_worse", at=end)), end).sentence
+
+
+def test_a_bake_does_not_end_on_what_is_not_known() -> None:
+    """Not shown to be no worse (any more), or not measured: it goes on, and after the deadline the version before serves again."""
+    made, end = baking(), NOW + 4 * HOUR
+    for comparison in (None, compared(at=end)):
+        waits = decide(seen(made, comparison), end)
+        assert waits.closed is None
+        assert "still watched, because" in waits.sentence
+        assert "v2 serves again at 2026-03-02 16:00" in waits.sentence
+    late = decide(seen(made, compared(at=end + DAY)), end + DAY)
+    assert late.closed is not None
+    assert late.closed.outcome is Outcome.INCONCLUSIVE
+    assert late.after.champion == 2
+    assert traffic(late) == ({2: 100.0}, None)
+    assert {n: v.status for n, v in late.after.versions.items()} == {
+        1: VersionStatus.RETIRED, 2: VersionStatus.CHAMPION, 3: VersionStatus.RETIRED,
+    }  # fmt: skip
+
+
+def test_a_promotion_by_a_person_s_word_asks_for_no_evidence() -> None:
+    """Who promoted it has answered for it; found worse, it is taken back all the same."""
+    made = baking()
+    made = replace(made, versions={**made.versions, 3: replace(made.versions[3], forced="ann: I know it")})
+    assert decide(seen(made, compared("worse")), NOW).after.champion == 2
+    done = decide(seen(made), NOW + 4 * HOUR)
+    assert done.closed is not None
+    assert done.closed.outcome is Outcome.PROMOTED
+    assert done.after.champion == 3
+
+
+# ---------------------------------------------------------------- held
+@pytest.mark.parametrize("field", ["paused", "frozen", "pinned"])
+@pytest.mark.parametrize("made", [rolling(1, NOW), baking()])
+def test_a_challenger_that_fails_while_held_is_told_once(made: ModelState, field: str) -> None:
+    """Its traffic stays (invariant 11), but people hear of it; when the hold ends it is taken back."""
+    stopped = replace(made, **{field: hold()})
+    assert not decide(seen(stopped, compared()), NOW).changed
+    first = decide(seen(stopped, v3=ERRORS), NOW)
+    assert traffic(first) == (dict(made.plan.weights), None)  # type: ignore[union-attr]
+    assert [n.kind for n in first.notices] == ["challenger.failing"]
+    assert first.sentence.startswith(
+        "v3 failed 5 of 100 requests, more than 2 %; it keeps its traffic, because the model is"
+    )
+    assert not decide(seen(first.after, v3=ERRORS), NOW + MINUTE).changed
+    lifted = replace(first.after, **{field: None})
+    taken = decide(seen(lifted, v3=ERRORS), NOW + MINUTE)
+    assert taken.closed is not None
+    assert taken.after.champion == 2
+    well = decide(seen(lifted), NOW + MINUTE).after
+    assert well.cycle is not None
+    assert not well.cycle.alarmed
 
 
 def test_a_policy_with_fewer_steps_stays_inside_them() -> None:
@@ -337,5 +440,5 @@ def test_a_policy_with_fewer_steps_stays_inside_them() -> None:
     follow = policy(rollout={"steps": ["100%"]})
     made = replace(state(Phase.ROLLING_OUT, follow=follow))
     made = replace(made, cycle=replace(made.cycle, step=3, step_since=NOW, traffic_since=NOW))  # type: ignore[type-var]
-    decision = decide(look(made, observation=measured(made, 0.9, compared())), NOW)
+    decision = decide(look(made, observation=measured(made, 0.9, compared("no_worse"))), NOW)
     assert decision.after.champion == 3
