@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.labels import label_key
+from pipelines.data.profile import REFERENCE_FILES
 from policies.metrics import Task
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -65,8 +66,9 @@ class ModelFolder:
 
     @property
     def size_mb(self) -> float:
-        """Bytes of all its files, in 10^6 bytes."""
-        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()) / 1e6
+        """Bytes of its files, in 10^6 bytes, without the reference rows and their profile: these are not loaded to serve."""
+        files = [f for f in self.path.rglob("*") if f.is_file()]
+        return sum(f.stat().st_size for f in files if f.parent != self.path or f.name not in REFERENCE_FILES) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

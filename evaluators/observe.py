@@ -14,7 +14,7 @@ from typing import Any
 
 from evaluators.answers import AnswersError, ModelFolder
 from evaluators.comparison import Request, compare_live
-from evaluators.drift import drift
+from evaluators.drift.measuring import drift
 from evaluators.live import performance, volume
 from evaluators.scene import Query, Scene
 from pipelines.data.prediction_log import AnswerLog, FolderLog

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Query:
     metric: str | None
     window: timedelta | None
     min_rows: int
+    threshold: float | Literal["calibrated"] | None = None
+    """Of drift: from which distance on a feature has drifted; None for Evidently's rules."""
 
     @classmethod
     def from_json(cls, item: dict[str, Any]) -> Query:
@@ -48,6 +50,7 @@ class Query:
             metric=item.get("metric"),
             window=None if window_s is None else timedelta(seconds=window_s),
             min_rows=int(item.get("min_rows") or 0),
+            threshold=item.get("threshold"),
         )
 
 
@@ -67,6 +70,10 @@ class Scene:
     """Time of the champion's newest training row."""
     lag_window: timedelta
     """Labels that arrived within this long before `now` tell how late labels come; unused if the policy says so."""
+    champion_since: datetime | None = None
+    """When the champion's version was made."""
+    quiet: bool = True
+    """Whether no measured or estimated score speaks against the champion, so that this look may serve to calibrate drift."""
     problems: list[str] = field(default_factory=list)
     """Sentences on files of the log that could not be read."""
 

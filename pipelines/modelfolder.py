@@ -1,7 +1,7 @@
 """The model folder: what training writes and serving reads.
 
-`model.json`, the predictor's own files, and `reference.parquet` (a sample of the training rows, against which drift is measured). The same
-model gives the same bytes, so that its digest says whether two models are one.
+`model.json`, the predictor's own files, `reference.parquet` (a sample of the training rows, against which drift is measured) and the
+profile of these rows (`pipelines.data.profile`). The same model gives the same bytes, so that its digest says whether two models are one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.components.base import Fitted, ParameterValue
 from pipelines.data.features import Feature
+from pipelines.data.profile import REFERENCE_FILE, REFERENCE_ROWS_MAX, profile_rows, write_profile
 from pipelines.jobs.files import write_json_atomic
 from pipelines.steps import installed_version
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL_FILE = "model.json"
-REFERENCE_FILE = "reference.parquet"
-REFERENCE_ROWS_MAX = 5000
 
 
 def write_model_folder(
@@ -62,16 +61,18 @@ def write_model_folder(
         "requirements": _requirements(saved.distributions),
     }
     write_json_atomic(folder / MODEL_FILE, manifest)
-    write_reference(folder / REFERENCE_FILE, rows, [feature.name for feature in features], label, seed)
+    write_reference(folder, rows, features, label, seed)
     return content_digest(folder)
 
 
-def write_reference(path: Path, rows: pd.DataFrame, features: Sequence[str], label: str, seed: int) -> None:
-    """A seeded sample of the rows, in their order: enough for drift at a bounded size."""
+def write_reference(folder: Path, rows: pd.DataFrame, features: Sequence[Feature], label: str, seed: int) -> None:
+    """A seeded sample of the rows, in their order, and its profile: enough for drift at a bounded size."""
     if len(rows) > REFERENCE_ROWS_MAX:
         rows = rows.sample(REFERENCE_ROWS_MAX, random_state=seed).sort_index()
-    table = pa.Table.from_pandas(rows[[*features, label]], preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, path, compression="zstd")
+    columns = [*(feature.name for feature in features), label]
+    table = pa.Table.from_pandas(rows[columns], preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, folder / REFERENCE_FILE, compression="zstd")
+    write_profile(folder, profile_rows(rows, [feature.as_json() for feature in features]))
 
 
 def content_digest(folder: Path) -> str:

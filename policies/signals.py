@@ -41,12 +41,15 @@ class SignalQuery:
     metric: str | None = None
     window: timedelta | None = None
     min_rows: int = 0
+    threshold: float | Literal["calibrated"] | None = None
+    """Of drift: from which distance on a feature has drifted; None for Evidently's rules."""
 
     @property
     def key(self) -> str:
-        """For example `performance:precision:1d:100`."""
+        """For example `performance:precision:1d:100`, `drift:1d:100:calibrated`."""
         parts = [self.kind.value, self.metric, spell_duration(self.window) if self.window else None]
-        return ":".join([p for p in parts if p] + ([str(self.min_rows)] if self.min_rows else []))
+        parts += [str(self.min_rows) if self.min_rows else None, None if self.threshold is None else f"{self.threshold}"]
+        return ":".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,8 @@ class Signal:
     observed_at: datetime
     window_end: datetime | None = None
     """End of the window that was measured (equal ends mean that it is the same measurement again)."""
+    detail: str = ""
+    """What the value is made of, in a few words: of drift, the features that moved furthest."""
 
     @classmethod
     def of(cls, value: float, *, observed_at: datetime, rows: int = 0, window_end: datetime | None = None) -> Signal:

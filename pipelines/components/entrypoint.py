@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.components.base import Fitted, ParameterRange, ParameterValue, SavedPredictor
 from pipelines.components.sklearn_families import FittedSklearn
 from pipelines.data.features import Feature, model_frame
+from pipelines.data.profile import REFERENCE_FILES
 from pipelines.jobs.port import JobError, PermanentJobError
 from policies.metrics import Task
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 PREFIX = "entrypoint:"
 CODE_FOLDER = "code"
-_RESERVED = ("model.json", "reference.parquet", CODE_FOLDER)
+_RESERVED = ("model.json", *sorted(REFERENCE_FILES), CODE_FOLDER)
 _SKIPPED = ("__pycache__", "*.pyc", ".*")
 _TRACEBACK_LINES = 6
 

@@ -19,6 +19,7 @@ from pipelines.components import registry
 from pipelines.components.base import Component, Fitted
 from pipelines.components.parameters import merged
 from pipelines.data.features import Feature, FeatureKind, model_frame
+from pipelines.data.profile import read_profile
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import METRICS, Task
 from policies.schema import FloatRange, ModelPolicy
@@ -234,14 +235,22 @@ def test_serving_trusts_what_training_writes() -> None:
 
 
 def test_reference_is_a_bounded_seeded_sample(tmp_path: Path) -> None:
-    """At most 5,000 rows, features and label only, in order, the same for the same seed."""
-    frame = flights(6000)
+    """At most 20,000 rows, features and label only, in order, the same bytes for the same seed; and their profile."""
+    frame = flights(20_500)
+    features = [Feature("wind", FeatureKind.NUMERIC), Feature("carrier", FeatureKind.CATEGORICAL)]
     for name in ("a", "b"):
-        modelfolder.write_reference(tmp_path / name, frame, ["wind", "carrier"], "late", 3)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    reference = pd.read_parquet(tmp_path / "a")
+        (tmp_path / name).mkdir()
+        modelfolder.write_reference(tmp_path / name, frame, features, "late", 3)
+    for file in ("reference.parquet", "profile.json", "profile.f64"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    reference = pd.read_parquet(tmp_path / "a" / "reference.parquet")
     assert reference.columns.tolist() == ["wind", "carrier", "late"]
-    assert len(reference) == modelfolder.REFERENCE_ROWS_MAX
+    assert len(reference) == 20_000
+    profile = read_profile(tmp_path / "a")
+    assert profile is not None
+    assert profile.rows == 20_000
+    assert dict(profile.categories["carrier"]) == reference["carrier"].value_counts().to_dict()
+    assert np.array_equal(profile.numbers.values[0], np.sort(reference["wind"]))
 
 
 def test_windowed_keeps_the_newest_rows() -> None:

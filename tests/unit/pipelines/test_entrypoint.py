@@ -110,6 +110,8 @@ def test_returned_estimator_is_saved_without_the_owners_code(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "estimator.skops",
         "model.json",
+        "profile.f64",
+        "profile.json",
         "reference.parquet",
     ]
     served = serving.model.load_model(tmp_path / "model")
@@ -131,7 +133,8 @@ def test_own_files_travel_with_the_code(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "model").as_posix() for path in (tmp_path / "model").rglob("*") if path.is_file()
     }
     assert names == {
-        "mean.json", "model.json", "reference.parquet", "code/owners.py", "code/helper.py", "code/data/words.txt",
+        "mean.json", "model.json", "profile.f64", "profile.json", "reference.parquet", "code/owners.py", "code/helper.py",
+        "code/data/words.txt",
     }  # fmt: skip
     for name in ("owners", "helper"):
         sys.modules.pop(name)
