@@ -17,6 +17,8 @@ MAX_ATTEMPTS = 3
 """Of one job, when it fails in a way that may pass."""
 RETRY_AFTER = (timedelta(0), timedelta(seconds=30))
 """Pause before the second and the third attempt."""
+USES_KEPT = 20
+"""Verdicts whose rows are remembered. Hold-outs move on with time, so that rows older than the last twenty do not come back."""
 NEEDED: Mapping[Phase, frozenset[str]] = {
     Phase.PREPARING: frozenset({"fingerprint"}),
     Phase.TUNING: frozenset(),
@@ -155,6 +157,9 @@ def _same_model(state: ModelState, digest: str) -> Version | None:
 
 def _judged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     said = str(output["sentence"])
+    if output.get("used"):
+        used = {**output["used"], "cycle": draft.cycle.number}
+        draft.set(hold_out_uses=(*draft.state.hold_out_uses, used)[-USES_KEPT:])
     match output["verdict"]:
         case "pass" if draft.policy.spec.approval == "required":
             draft.move(

@@ -173,6 +173,9 @@ class ModelState:
     last_closed_at: datetime | None = None
     recent_cycles: tuple[tuple[datetime, float], ...] = ()
     """(opened_at, compute seconds) of cycles inside the budget's period."""
+    hold_out_uses: tuple[Mapping[str, Any], ...] = ()
+    """What the newest verdicts used of the hold-out rows, oldest first, as the judge handed it back with the cycle's number: it reads them
+    again, since rows that are asked once more must pay for it. At most `phases.USES_KEPT`."""
     cycle: Cycle | None = None
     """The open one."""
     versions: Mapping[int, Version] = field(default_factory=dict)

@@ -88,6 +88,7 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
             return {
                 **document,
                 "prepared": outputs[Phase.PREPARING],
+                "earlier": list(state.hold_out_uses),
                 "model_dir": outputs[Phase.TRAINING]["model_dir"],
                 "champion": {"number": champion.number, "model_dir": str(model_dir(home, champion))}
                 if champion

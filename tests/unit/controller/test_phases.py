@@ -174,6 +174,19 @@ def test_only_a_pass_passes(verdict: str, outcome: Outcome) -> None:
     assert decision.after.next_version == 4
 
 
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_what_a_verdict_used_of_the_hold_out_is_remembered_whatever_it_was(verdict: str) -> None:
+    """The newest twenty, with the number of their cycle; a verdict that compared nothing used nothing."""
+    used = {"oldest": None, "newest": None, "rows": 100, "table_rows": 500, "left": 0.2}
+    before = tuple({**used, "cycle": n} for n in range(20))
+    made = at_work(Phase.JUDGING, hold_out_uses=before)
+    output = {**OUTPUTS["judging"], "verdict": verdict, "used": used}
+    after = decide(look(made, job=succeeded(output)), NOW).after
+    assert after.hold_out_uses == (*before[1:], {**used, "cycle": 7})
+    nothing = decide(look(made, job=succeeded({**output, "used": None})), NOW).after
+    assert nothing.hold_out_uses == before
+
+
 def test_required_approval_stops_a_pass() -> None:
     """The owner wanted to be asked: a pass waits, and people are told."""
     follow = policy(approval="required")

@@ -84,6 +84,15 @@ def test_the_first_cycle_knows_no_champion() -> None:
         assert spec.inputs["champion"] is None
 
 
+def test_the_judge_is_told_what_earlier_verdicts_used() -> None:
+    """Rows that are asked again must pay for it, so that the account goes with the question."""
+    use = {"oldest": None, "newest": None, "rows": 100, "table_rows": 500, "left": 0.2, "cycle": 6}
+    made = replace(asked(Phase.JUDGING), hold_out_uses=(use,))
+    spec = wanted_job(made, ModelPolicy.model_validate_json(made.policy), HOME)
+    assert spec is not None
+    assert spec.inputs["earlier"] == [use]
+
+
 def test_preparing_looks_at_nothing_after_the_cutoff() -> None:
     """What was not known when the cycle started stays unknown, also to a retry days later (invariant 12)."""
     made = asked(Phase.PREPARING)
