@@ -173,7 +173,7 @@ def unit_change(past: PastColumn, now: Column) -> str:
 
 
 def _middle(low: Sequence[float], high: Sequence[float]) -> Floats:
-    return (np.array(low) + np.array(high)) / 2
+    return np.asarray((np.array(low) + np.array(high)) / 2)
 
 
 def _factors() -> Iterator[tuple[str, float]]:

@@ -17,7 +17,7 @@ from pipelines.data.quality.column_rules import ROWS_MIN, Found, column_faults, 
 from pipelines.data.quality.kept import BLOCKS_MAX, HeldRange, Profile
 from pipelines.data.quality.profile import History, hashes_of, summarise
 from pipelines.data.quality.rewritten import rewritten_faults
-from pipelines.data.quality.summary import CHUNK, Block, Shape, label_hash
+from pipelines.data.quality.summary import CHUNK, Block, Shape, digest_of, label_hash
 from pipelines.data.quality.table_rules import table_faults
 
 WINDOWS = 20
@@ -114,7 +114,7 @@ class _Examination:
         self.notes: list[str] = []
 
     def run(self, *, first: bool) -> Examined:
-        past = [(block.start, block.end, block) for block in self.known.blocks]
+        past: list[tuple[int, int, Block | None]] = [(block.start, block.end, block) for block in self.known.blocks]
         past += [(held.start, held.end, None) for held in self.known.held]
         for start, end, block in sorted(past, key=lambda one: one[0]):
             rows = self._rows(start, end)
@@ -177,15 +177,15 @@ class _Examination:
         if len(rows) < ROWS_MIN:
             self.blocks.append(old)  # the source no longer holds it
             return
-        new = replace(self._summary(rows), start=old.start, end=old.end)
-        if new == old:
+        if old.digest == digest_of(self.whole[rows]):
             self.blocks.append(old)
             return
-        history = History(blocks=self.known.blocks)
+        new = replace(self._summary(rows), start=old.start, end=old.end)
+        history = History(blocks=tuple(b for b in self.known.blocks if b.end <= old.end))
         found = _faults(history, new, self.table.shape)
         found += rewritten_faults(old, new, self._labels_again(old, rows), self.table.shape)
-        found = self._meant(found)
-        self._settle(new, rows, found, otherwise=old)
+        beyond = self._rows(old.start, max(old.end, old.reach))
+        self._settle(replace(new, reach=old.reach), beyond, self._meant(found), otherwise=old)
 
     def _labels_again(self, old: Block, rows: NDArray[np.intp]) -> dict[str, int]:
         assert self.table.shape.label is not None
@@ -203,7 +203,8 @@ class _Examination:
     ) -> None:
         """Accept or hold. What was known of a stretch that is held now stays known."""
         if found:
-            self.windows.append(HeldWindow(start=block.start, end=block.end, rows=len(rows), found=found))
+            end = max(block.end, block.reach)
+            self.windows.append(HeldWindow(start=block.start, end=end, rows=len(rows), found=found))
             self.held[rows] = True
         if found and self.hold:
             self.blocks += [otherwise] if otherwise is not None else []
@@ -233,8 +234,9 @@ def _faults(history: History, block: Block, shape: Shape) -> list[Found]:
 
 
 def _thinned(blocks: list[Block]) -> list[Block]:
-    """At most `BLOCKS_MAX`: of the older half every second one goes, and its stretch is no longer looked at again."""
+    """At most `BLOCKS_MAX`: of the older half every second one goes, and the one before it speaks for its rows."""
     while len(blocks) > BLOCKS_MAX:
-        half = len(blocks) // 2
-        blocks = blocks[:half:2] + blocks[half:]
+        half = len(blocks) // 4 * 2
+        pairs = zip(blocks[:half:2], blocks[1:half:2], strict=True)
+        blocks = [replace(kept, reach=max(gone.end, gone.reach)) for kept, gone in pairs] + blocks[half:]
     return blocks

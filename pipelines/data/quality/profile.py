@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipelines.data.quality.summary import (
     Floats,
     Shape,
     chunks_of,
+    digest_of,
     duplicate_share,
     is_classes,
     label_codes,
@@ -62,6 +64,7 @@ def summarise(frame: pd.DataFrame, shape: Shape, *, start: int, end: int, repeat
         end=end,
         rows=len(frame),
         columns=columns,
+        digest=digest_of(whole),
         repeated=repeated,
         sample=sample_rows(features, label),
         **_crowding(whole, chunks),
@@ -86,7 +89,7 @@ def numeric_label(label: pd.Series, shape: Shape) -> Floats | None:
     return np.where(codes < 0, np.nan, (codes == positive).astype("float64"))
 
 
-def _crowding(hashes: Any, chunks: Sequence[slice]) -> dict[str, float]:
+def _crowding(hashes: NDArray[np.uint64], chunks: Sequence[slice]) -> dict[str, Any]:
     near = max(duplicate_share(hashes[c]) for c in chunks)
     return {"duplicates": round(near, 5), "copies": round(duplicate_share(hashes), 5)}
 
@@ -170,7 +173,7 @@ class PastColumn:
     def is_counter(self) -> bool:
         """Whether each of at least three blocks begins where the one before it ended, as dates and row numbers do."""
         medians = [(block.low[2], block.high[2]) for block in self.filled if block.low]
-        steps = list(zip(medians, medians[1:], strict=False))
+        steps = list(pairwise(medians))
         up, down = (all(a[1] <= b[0] for a, b in steps), all(a[0] >= b[1] for a, b in steps))
         return len(steps) >= 2 and (up or down) and medians[0] != medians[-1]
 

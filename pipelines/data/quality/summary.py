@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Block:
     """Largest share of rows of a chunk that equal an earlier row of it, label included."""
     copies: float
     """Share of rows that equal an earlier row of the block."""
+    digest: str = ""
+    """Of the rows with their labels, whatever their order: equal digests, equal rows."""
+    reach: int = 0
+    """As `end`, where later blocks were given up and only this one still speaks for their rows; else 0."""
     repeated: float | None = None
     """Share of rows that equal any earlier row of the table; None where only the block is known."""
     classes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -103,7 +108,7 @@ def chunks_of(rows: int) -> list[slice]:
     count = max(1, rows // CHUNK)
     edges = np.linspace(0, rows, count + 1).round().astype(int)
     assert rows, "a block has rows"
-    return [slice(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def is_classes(shape: Shape) -> bool:
@@ -188,6 +193,11 @@ def row_hashes(frame: pd.DataFrame) -> NDArray[np.uint64]:
         hashed = pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("uint64")
         total = total * np.uint64(1_000_003) + hashed  # wraps round
     return total
+
+
+def digest_of(hashes: NDArray[np.uint64]) -> str:
+    """Of a set of row hashes, in any order."""
+    return f"{len(hashes):x}-{int(hashes.sum(dtype='uint64')):x}"
 
 
 def duplicate_share(hashes: NDArray[np.uint64]) -> float:

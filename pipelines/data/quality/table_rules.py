@@ -10,6 +10,8 @@ from pipelines.data.quality.profile import History
 from pipelines.data.quality.summary import CHUNK, Block, Shape, is_classes
 
 DUPLICATES_MARGIN = 0.2
+DUPLICATES_USUAL, DUPLICATES_FLOOD = 0.05, 0.8
+"""Where more than the one repeat anyway, because there are few values (a census), only as much as the other is a flood."""
 RATE_MARGIN = 0.2
 RATE_ROWS_MIN = 2_500
 """Rows of history without which no label rate is unusual."""
@@ -49,7 +51,9 @@ def _duplicates(history: History, window: Block) -> Iterator[Found]:
         (window.copies, long, "another of theirs"),
         (window.repeated or 0.0, before[1:], "an earlier one"),
     ):
-        if len(usual) >= 3 and share > max(2 * max(usual), max(usual) + DUPLICATES_MARGIN):
+        if len(usual) < 3:
+            continue
+        if share > (max(usual) + DUPLICATES_MARGIN if max(usual) <= DUPLICATES_USUAL else DUPLICATES_FLOOD):
             sentence = f"{share:.0%} of rows repeat {where}, where at most {max(usual):.0%} ever did"
             yield Found(kind="rows_duplicated", subject="", sentence=sentence)
             return
