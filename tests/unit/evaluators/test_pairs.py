@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, ks_2samp, norm
 
 from evaluators.pairs import MeanDifference, PairedProportions, Resampled, compare, holm, rows_to_settle
 from evaluators.resampling import resampled_differences
@@ -68,6 +68,13 @@ def _binary_pair(rows: int, seed: int, gain: float = 0.0) -> tuple[np.ndarray, n
     return y, champion, challenger
 
 
+@pytest.fixture
+def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw rows, not counts of cells, so that each draw can be made again by hand."""
+    monkeypatch.setattr("evaluators.resampling._FEW_CELLS", 0)
+
+
+@pytest.mark.usefixtures("row_by_row")
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "precision", "recall", "f1", "balanced_accuracy"])
 def test_resampled_metric_is_the_metric_of_the_resampled_rows(metric: str) -> None:
     """Each draw of the vectorised bootstrap equals scoring the drawn rows one by one (binary)."""
@@ -80,6 +87,7 @@ def test_resampled_metric_is_the_metric_of_the_resampled_rows(metric: str) -> No
     assert fast == pytest.approx(slow, nan_ok=True)
 
 
+@pytest.mark.usefixtures("row_by_row")
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro"])
 def test_resampled_multiclass_metric_is_the_metric_of_the_resampled_rows(metric: str) -> None:
     """The same for three classes, with labels that are none of them."""
@@ -103,6 +111,18 @@ def test_resampled_regression_metric_is_the_metric_of_the_resampled_rows(metric:
     fast = resampled_differences(metric, y, old, new, classes=None, threshold=0.5, seed=3, draws=40)
     again = np.random.default_rng(3).integers(0, 50, size=(40, 50))
     assert fast == pytest.approx([score(metric, y[i], new[i]) - score(metric, y[i], old[i]) for i in again])
+
+
+@pytest.mark.parametrize("metric", ["precision", "f1", "balanced_accuracy"])
+def test_counts_of_cells_are_drawn_as_rows_are(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where decisions make few cells their counts are drawn at once: the differences are spread as those of drawn rows."""
+    y, old, new = _binary_pair(500, seed=2, gain=0.3)
+    arguments = {"classes": [0, 1], "threshold": 0.5, "seed": 5, "draws": 4_000}
+    counted = resampled_differences(metric, y, old, new, **arguments)
+    monkeypatch.setattr("evaluators.resampling._FEW_CELLS", 0)
+    drawn = resampled_differences(metric, y, old, new, **arguments)
+    assert ks_2samp(counted, drawn).pvalue > 0.001
+    assert np.std(counted) == pytest.approx(np.std(drawn), rel=0.05)
 
 
 def test_draws_do_not_depend_on_how_they_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
