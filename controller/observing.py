@@ -24,7 +24,7 @@ from controller.work import OBSERVE_TIMEOUT_S, model_dir
 from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits, RetryableJobError
 from policies import triggers
 from policies.schema import ModelPolicy
-from policies.signals import Comparison, Signal
+from policies.signals import Comparison, Signal, SignalKind, SignalQuery
 
 log = structlog.get_logger()
 
@@ -141,6 +141,16 @@ class JobObserver:
             log.warning("observation.not_started", model=state.name, error=str(error))
 
 
+def asked_always(policy: ModelPolicy) -> list[SignalQuery]:
+    """What the triggers need, and how well labels come in, which people are shown of every model."""
+    asked = [
+        *triggers.needs(policy.spec.triggers),
+        SignalQuery(kind=SignalKind.LABEL_COVERAGE),
+        SignalQuery(kind=SignalKind.LABEL_LAG),
+    ]
+    return list({query.key: query for query in asked}.values())
+
+
 def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: Path) -> dict[str, Any]:
     """What the measuring job is asked: the triggers' queries, and the comparison if a challenger has traffic."""
     assert state.champion is not None
@@ -150,7 +160,7 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
             "key": q.key, "kind": q.kind.value, "metric": q.metric, "min_rows": q.min_rows,
             "window_s": q.window.total_seconds() if q.window else None,
         }
-        for q in triggers.needs(policy.spec.triggers)
+        for q in asked_always(policy)
     ]  # fmt: skip
     return {
         "model": state.name,
@@ -163,11 +173,11 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
             "model_dir": str(model_dir(home, champion)),
             "trained_to": champion.trained_to.isoformat() if champion.trained_to else None,
         },
-        "comparison": _comparison(state, policy),
+        "comparison": _comparison(state, policy, home),
     }
 
 
-def _comparison(state: ModelState, policy: ModelPolicy) -> dict[str, Any] | None:
+def _comparison(state: ModelState, policy: ModelPolicy, home: Path) -> dict[str, Any] | None:
     cycle, rival = state.cycle, baseline(state)
     if cycle is None or cycle.traffic_since is None or cycle.challenger is None or rival is None:
         return None
@@ -181,6 +191,9 @@ def _comparison(state: ModelState, policy: ModelPolicy) -> dict[str, Any] | None
         "since": cycle.traffic_since.isoformat(),
         "until": None if rollout.kept_back else promoted_at,
         "promoted_at": promoted_at,
+        "model_dirs": {
+            str(number): str(model_dir(home, state.versions[number])) for number in (cycle.challenger, rival)
+        },
         "margin": rollout.margin,
         "alpha": rollout.alpha,
         "mode": "shadow" if step.shadow and not baking else "live",

@@ -189,7 +189,8 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
     whole = rollout.steps[min(index + 1, len(rollout.steps) - 1)].weight == 100
-    if missing := _evidence_missing(draft, evidence, _step_since(draft), shown=whole):
+    missing = _evidence_missing(draft, evidence, _step_since(draft), shown=whole) or _expected_worse(draft, evidence)
+    if missing:
         return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):
         draft.set_cycle(step=index + 1, step_since=None, blind_since=None)
@@ -238,6 +239,23 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
     if shown and comparison.state != "no_worse":
         return f"it is not shown yet to be no worse by {draft.policy.spec.rollout.margin:g}; {comparison.sentence}"
     return ""
+
+
+def _expected_worse(draft: Draft, evidence: Evidence) -> str:
+    """Why the challenger's share stays as it is while labels are missing, or an empty string.
+
+    Confidences only hold, they neither promote nor roll back: they do not see what has come to mean something else.
+    """
+    comparison, margin = evidence.comparison, draft.policy.spec.rollout.margin
+    if comparison is None or comparison.state != "undecided":
+        return ""
+    difference = comparison.expected_difference
+    if difference is None or difference <= margin or elapsed(comparison.observed_at, draft.now) > evidence.max_age:
+        return ""
+    return (
+        f"by its confidences its loss is expected to be {difference:.3f} above the champion's, more than {margin:g}"
+        " (labels have not decided it yet)"
+    )
 
 
 def _said(evidence: Evidence) -> str:

@@ -11,14 +11,17 @@ sample of what was asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.answers import Floats
+from evaluators.answers import AnswersError, Floats, ModelFolder
+from evaluators.estimate.estimator import EstimateError
+from evaluators.estimate.signal import expected_loss
 from evaluators.scene import Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.sequential import (
     block_differences,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 SPREAD_QUANTILES = (0.005, 0.995)
 """Between these lies the spread of the champion's training labels, which is the unit of a regression's error."""
+EXPECTED_ROWS = 200
+"""Answers of each version, at least, before losses are expected of them."""
 _INSTANT = timedelta(microseconds=1)
 
 
@@ -53,6 +58,8 @@ class Request:
     alpha: float
     promoted_at: datetime | None = None
     """Since when the challenger is champion; None before."""
+    model_dirs: Mapping[int, Path] = field(default_factory=dict)
+    """Version → its model folder, with which losses can be expected before labels are in."""
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Request:
@@ -66,6 +73,7 @@ class Request:
             margin=float(item["margin"]),
             alpha=float(item["alpha"]),
             promoted_at=None if promoted_at is None else datetime.fromisoformat(promoted_at),
+            model_dirs={int(number): Path(folder) for number, folder in (item.get("model_dirs") or {}).items()},
         )
 
 
@@ -90,7 +98,35 @@ def compare_live(request: Request, scene: Scene) -> Comparison:
     answered = frame["version"] == request.challenger
     paired = frame["id"].isin(frame.loc[answered, "id"]) & frame["id"].isin(frame.loc[~answered, "id"])
     frame = frame.assign(paired=paired)[paired | (frame["role"] == "live")]
-    return _comparison(request, scene, frame)
+    compared = _comparison(request, scene, frame)
+    return compared if request.promoted_at is not None else _with_expected_losses(compared, request, scene)
+
+
+def _with_expected_losses(compared: Comparison, request: Request, scene: Scene) -> Comparison:
+    """With what both versions' confidences let expect of their answers on the same traffic, if enough of both can be estimated."""
+    frame = scene.log.predictions(
+        since=request.since,
+        until=request.until,
+        versions=[request.challenger, request.champion],
+        features=scene.spec.task is Task.REGRESSION,
+        problems=scene.problems,
+    ).drop_duplicates(["id", "version"], keep="last")
+    mine, other = (frame[frame["version"] == number] for number in (request.challenger, request.champion))
+    shared = mine["id"].isin(other["id"])
+    if shared.any():
+        mine, other = mine[shared], other[other["id"].isin(mine["id"])]
+    if min(len(mine), len(other)) < EXPECTED_ROWS:
+        return compared
+    try:
+        unit = _label_spread(scene) if scene.spec.task is Task.REGRESSION else 1.0
+        folders = [ModelFolder.read(request.model_dirs[number]) for number in (request.challenger, request.champion)]
+        losses = [
+            expected_loss(rows, folder, scene.spec.task) / unit
+            for rows, folder in zip((mine, other), folders, strict=True)
+        ]
+    except (KeyError, AnswersError, EstimateError, NoLossError, StrangeScoresError):
+        return compared
+    return replace(compared, estimated_challenger=losses[0], estimated_champion=losses[1])
 
 
 class NoLossError(Exception):

@@ -13,19 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.answers import ModelFolder
+from evaluators.label_feed import LabelFeed, read_feed, stalled_label_feed
 from pipelines.data.labels import encode_labels
 from pipelines.data.prediction_log import AnswerLog, score_array
 from policies.metrics import Task
 from policies.schema import Spec
-from policies.signals import SignalKind
+from policies.signals import Fault, SignalKind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LAG_QUANTILE = 0.99
-"""Share of labels that must have arrived before a row's window counts as matured, where the policy gives no delay."""
-_LAG_LOOKBACK = 5
-"""How many windows of predictions are searched for the rows of the labels that arrived in the last one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +65,7 @@ class Scene:
     trained_to: datetime | None
     """Time of the champion's newest training row."""
     lag_window: timedelta
-    """Labels that arrived within this long before `now` tell how late labels come; unused if the policy says so."""
+    """Labels that arrived within this long before `now` tell how late labels come."""
     champion_since: datetime | None = None
     """When the champion's version was made."""
     quiet: bool = True
@@ -78,27 +74,22 @@ class Scene:
     """Sentences on files of the log that could not be read."""
 
     @cached_property
+    def feed(self) -> LabelFeed:
+        """When labels came in, of late."""
+        return read_feed(self.log, self.now, self.lag_window, self.problems)
+
+    @cached_property
     def label_delay(self) -> timedelta | None:
         """The policy's `data.label_delay`, else the observed lag that 99 % of labels keep; None if neither is known."""
         if self.spec.data.label_delay is not None:
             return self.spec.data.label_delay
-        return self._observed_lag()
+        lag_s = self.feed.lag_s()
+        return None if lag_s is None else timedelta(seconds=lag_s)
 
-    def _observed_lag(self) -> timedelta | None:
-        """By arrival, not by prediction: of the newest predictions only the quick labels are in, of the newest labels all are."""
-        labels = self.log.labels(since=self.now - self.lag_window, until=self.now, problems=self.problems)
-        asked = self.log.predictions(
-            since=self.now - _LAG_LOOKBACK * self.lag_window,
-            until=self.now,
-            role="live",
-            features=False,
-            problems=self.problems,
-        )
-        joined = labels[["id", "at"]].merge(asked[["id", "at"]], on="id", suffixes=("_label", "_asked"))
-        if joined.empty:
-            return None
-        lags = (joined["at_label"] - joined["at_asked"]).dt.total_seconds().to_numpy()
-        return timedelta(seconds=max(0.0, float(np.quantile(lags, LAG_QUANTILE))))
+    @cached_property
+    def stalled(self) -> Fault | None:
+        """That labels are owed and do not come, if so."""
+        return stalled_label_feed(self.feed, self.spec.data.label)
 
 
 def known_labels(

@@ -62,6 +62,10 @@ class Signal:
     observed_at: datetime
     window_end: datetime | None = None
     """End of the window that was measured (equal ends mean that it is the same measurement again)."""
+    stderr: float | None = None
+    """Standard error of the value; None where it is not known."""
+    changed_at: datetime | None = None
+    """Where in the window the value is most likely to have changed; None where it was not looked for or nothing stands out."""
     detail: str = ""
     """What the value is made of, in a few words: of drift, the features that moved furthest."""
 
@@ -121,10 +125,17 @@ class Comparison:
     sentence: str
     observed_at: datetime
     estimated_challenger: float | None = None
-    """Expected score of the challenger on the rows that it answered, from its calibrated confidences; None if unknown."""
+    """Mean loss to be expected of the challenger's answers, by its own confidences, before labels are in; None if unknown."""
     estimated_champion: float | None = None
-    """The same for the champion, on the same traffic."""
+    """The same of the champion, on the same traffic."""
     difference: Estimate | None = None
     """Over the whole rollout; None while nothing can be compared."""
     realised: Estimate | None = None
     """The same since the promotion alone, against the version before on its holdback; None before it, or without one."""
+
+    @property
+    def expected_difference(self) -> float | None:
+        """Of the mean losses (more is worse), challenger less champion, as their confidences let expect; None if unknown."""
+        if self.estimated_challenger is None or self.estimated_champion is None:
+            return None
+        return self.estimated_challenger - self.estimated_champion

@@ -167,3 +167,10 @@ def test_the_comparison_says_how_the_challenger_gets_its_traffic() -> None:
     assert shadow["promoted_at"] is None
     assert observe_inputs(state(Phase.ROLLING_OUT), POLICY, NOW, Path("/h"))["comparison"] is None
     assert NAME in str(observe_inputs(state(), POLICY, NOW, Path("/h"))["model"])
+
+
+def test_every_model_is_asked_how_its_labels_come_in() -> None:
+    """Coverage and lag are measured beside what the triggers need, each once."""
+    keys = [q["key"] for q in observe_inputs(state(), POLICY, NOW, Path("/nowhere"))["queries"]]
+    assert keys[-2:] == ["label_coverage", "label_lag"]
+    assert len(keys) == len(set(keys))

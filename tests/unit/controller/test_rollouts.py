@@ -96,6 +96,30 @@ def test_shadow_step_passes_after_its_hold_and_on_evidence() -> None:
     assert traffic(early) == ({2: 100.0}, 3)
 
 
+@pytest.mark.parametrize(
+    ("state", "mine", "others", "waits"),
+    [
+        ("undecided", 0.25, 0.15, True),
+        ("undecided", 0.16, 0.15, False),
+        ("undecided", None, 0.15, False),
+        ("no_worse", 0.25, 0.15, False),
+    ],
+)
+def test_a_loss_that_is_expected_keeps_the_share_small(
+    state: str, mine: float | None, others: float, waits: bool
+) -> None:
+    """While labels have decided nothing, confidences that speak against the challenger hold its step; they never roll it back."""
+    made = rolling(1, NOW - HOUR)
+    comparison = replace(compared(state), estimated_challenger=mine, estimated_champion=others)
+    decision = decide(seen(made, comparison), NOW)
+    after = decision.after.cycle
+    assert after is not None
+    assert after.phase is Phase.ROLLING_OUT
+    assert after.step == (1 if waits else 2)
+    if waits:
+        assert "its loss is expected to be 0.100 above the champion's, more than" in decision.sentence
+
+
 def test_every_step_gives_the_traffic_that_the_policy_says() -> None:
     """Shadow, 10 %, 50 %, 100 %, and then champion: each after its hold and with evidence."""
     made, now, weights = rolling(), NOW, []
