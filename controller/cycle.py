@@ -51,6 +51,7 @@ TABLE: Mapping[tuple[Phase, Move], Phase | Outcome] = MappingProxyType(
     {
         (Phase.QUEUED, Move.STARTED): Phase.PREPARING,
         (Phase.PREPARING, Move.PREPARED): Phase.TUNING,
+        (Phase.PREPARING, Move.UNDECIDED): Outcome.INCONCLUSIVE,  # too much of the data is held
         (Phase.TUNING, Move.TUNED): Phase.TRAINING,
         (Phase.TRAINING, Move.TRAINED): Phase.JUDGING,
         (

@@ -8,21 +8,21 @@ recorded one is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from controller import phases, rollouts
+from controller import incidents, phases, rollouts
 from controller.budget import spent_words
 from controller.cycle import JOB_PHASES, TRAFFIC_PHASES, Move
 from controller.draft import BOOTSTRAP, FROZEN_PHASES, Decision, Draft, because, until
-from controller.state import Hold, ModelState, Phase
+from controller.state import FaultOrigin, Hold, ModelState, Phase
 from deployers.target import TargetStatus
 from pipelines.jobs.port import JobStatus
 from policies import triggers
 from policies.durations import format_duration
 from policies.schema import ModelPolicy
-from policies.signals import Comparison, Signal
+from policies.signals import Comparison, Fault, Signal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,10 @@ class Observation:
     challenger: int | None = None
     signals: Mapping[str, Signal] = field(default_factory=dict)
     comparison: Comparison | None = None
+    faults: Sequence[Fault] = ()
+    """Of what feeds it."""
+    looked_at: datetime | None = None
+    """When faults were looked for; None if they could not be, which is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +64,8 @@ def decide(snapshot: Snapshot, now: datetime, policy: ModelPolicy | None = None)
     """What should become of the model. `policy` spares parsing when the caller has it parsed."""
     policy = policy or ModelPolicy.model_validate_json(snapshot.state.policy)
     draft = Draft(snapshot.state, policy, now)
+    if snapshot.observation is not None and snapshot.observation.looked_at is not None:
+        draft.see_faults(snapshot.observation.faults, FaultOrigin.LIVE, snapshot.observation.looked_at)
     hold = held(snapshot.state)
     if hold is not None:
         return draft.finish(_wait(draft, snapshot, hold))
@@ -132,7 +138,7 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
     fresh = observed is not None and observed.champion == state.champion
     return triggers.TriggerFacts(
         now=draft.now,
-        signals=observed.signals if observed is not None and fresh else {},
+        signals=incidents.trusted(observed.signals, state.faults) if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
         objective=draft.policy.spec.objective.metric,

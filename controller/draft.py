@@ -13,10 +13,23 @@ from typing import Any
 
 from controller.budget import BY_PERSON
 from controller.cycle import Move, after
+from controller.incidents import faults_of, look
 from controller.invariants import check_transition
 from controller.plan import desired_plan
-from controller.state import Cycle, Event, ModelState, NoticeRecord, Outcome, Phase, Version, VersionStatus
+from controller.state import (
+    Cycle,
+    Event,
+    FaultOrigin,
+    KnownFault,
+    ModelState,
+    NoticeRecord,
+    Outcome,
+    Phase,
+    Version,
+    VersionStatus,
+)
 from policies.schema import ModelPolicy
+from policies.signals import Fault
 
 CONTROLLER = "ratchet"
 """The actor of what no person ordered."""
@@ -36,6 +49,10 @@ class Decision:
     events: Sequence[Event]
     notices: Sequence[NoticeRecord]
     sentence: str
+    found: Sequence[KnownFault] = ()
+    """Faults that the model did not have before."""
+    gone: Sequence[KnownFault] = ()
+    """Faults that it no longer has."""
 
     @property
     def changed(self) -> bool:
@@ -54,6 +71,8 @@ class Draft:
     closed: Cycle | None = None
     events: list[Event] = field(default_factory=list)
     notices: list[NoticeRecord] = field(default_factory=list)
+    found: list[KnownFault] = field(default_factory=list)
+    gone: list[KnownFault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = self.before
@@ -105,6 +124,22 @@ class Draft:
             key = f"{self.state.name}/{life}/{number or 0}/{kind}/{self.before.row_version}"
             self.notices.append(NoticeRecord(key=key, model=self.state.name, kind=kind, text=sentence, at=self.now))
 
+    def see_faults(self, faults: Sequence[Fault], origin: FaultOrigin, at: datetime) -> None:
+        """Take note of what was found wrong with the model's feed, when it was looked at."""
+        looked = look(self.state.faults, faults, origin, at)
+        if looked.after != self.state.faults:
+            self.set(faults=looked.after)
+        self.found += looked.found
+        self.gone += looked.gone
+        for fault in looked.found:
+            self.event("fault.found", fault.sentence, fault=fault.kind, source=fault.source, subject=fault.subject)
+        for fault in looked.gone:
+            self.event("fault.gone", f"no longer: {fault.sentence}", fault=fault.kind, source=fault.source)
+
+    def see_prepared(self, output: Mapping[str, Any]) -> None:
+        """The same, of the rows that the prepare job looked at."""
+        self.see_faults(faults_of(output), FaultOrigin.PREPARED, self.now)
+
     def open_cycle(self, cause: str, sentence: str, **data: Any) -> None:
         """Open a cycle (invariant 1: only when none is)."""
         assert self.state.cycle is None, "a cycle is open already"
@@ -148,7 +183,7 @@ class Draft:
         self._replan()
         decision = Decision(
             before=self.before, after=self.state, closed=self.closed, events=tuple(self.events),
-            notices=tuple(self.notices), sentence=sentence,
+            notices=tuple(self.notices), sentence=sentence, found=tuple(self.found), gone=tuple(self.gone),
         )  # fmt: skip
         check_transition(decision.before, decision.after, person=self.actor != CONTROLLER)
         return decision

@@ -24,7 +24,7 @@ from controller.work import OBSERVE_TIMEOUT_S, model_dir
 from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits, RetryableJobError
 from policies import triggers
 from policies.schema import ModelPolicy
-from policies.signals import Comparison, Signal, SignalKind, SignalQuery
+from policies.signals import Comparison, Fault, Signal, SignalKind, SignalQuery
 
 log = structlog.get_logger()
 
@@ -35,6 +35,7 @@ OBSERVE_GRACE_S = 60.0
 """Beyond its time-out, until a measurement that nobody asked about is let go."""
 _SIGNALS = TypeAdapter(dict[str, Signal])
 _COMPARISON = TypeAdapter(Comparison | None)
+_FAULTS = TypeAdapter(tuple[Fault, ...])
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class _Ongoing:
     champion: int | None
     baseline: int | None
     challenger: int | None
+    at: datetime
+    """As of when."""
     started: float
     """By the real, monotonic clock."""
 
@@ -107,6 +110,8 @@ class JobObserver:
                 challenger=ongoing.challenger,
                 signals=_SIGNALS.validate_python(status.output["signals"]),
                 comparison=_COMPARISON.validate_python(status.output.get("comparison")),
+                faults=_FAULTS.validate_python(status.output.get("faults") or ()),
+                looked_at=None if status.output.get("faults") is None else ongoing.at,
             )
         except (ValidationError, KeyError) as error:
             log.warning("observation.malformed", model=name, error=str(error))
@@ -132,6 +137,7 @@ class JobObserver:
             champion=state.champion,
             baseline=comparison["champion"] if comparison else None,
             challenger=comparison["challenger"] if comparison else None,
+            at=now,
             started=self.monotonic(),
         )
         try:

@@ -116,6 +116,10 @@ def _who_serves(state: ModelState) -> str:
 def _succeeded(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     cycle = draft.cycle
     draft.set_cycle(outputs={**cycle.outputs, cycle.phase.value: output}, compute_s=cycle.compute_s + seconds)
+    if cycle.phase is Phase.PREPARING:
+        draft.see_prepared(output)
+        if output.get("inconclusive"):
+            return _nothing_to_learn_from(draft, output, seconds)
     if missing := sorted(NEEDED[cycle.phase] - output.keys()):
         return _give_up(draft, f"the result of {cycle.phase} lacks {', '.join(missing)}")
     said = str(output.get("sentence", ""))
@@ -132,6 +136,15 @@ def _succeeded(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
             return _judged(draft, output, seconds)
         case _:
             return _packaged(draft, output, seconds)
+
+
+def _nothing_to_learn_from(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
+    """So much of the data is held that nothing can be trained. Nothing has failed: the next cycle may find it mended."""
+    sentence = f"{output['sentence']}; {_who_serves(draft.state)}"
+    draft.move(
+        Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True, output=output, seconds=seconds
+    )  # fmt: skip
+    return sentence
 
 
 def _trained(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:

@@ -174,7 +174,10 @@ class Reconciler:
         if events:  # the first event of a decision carries what it rested on
             grounds = snapshot_json(snapshot, now) if self.keep_grounds else {}
             events[0] = replace(events[0], data={**events[0].data, **grounds})
-        commit = Commit(model=decision.after, closed=decision.closed, events=events, notices=decision.notices)
+        commit = Commit(
+            model=decision.after, closed=decision.closed, events=events, notices=decision.notices,
+            found=decision.found, gone=decision.gone,
+        )  # fmt: skip
         try:
             after = self.store.commit(self.leadership.epoch(), commit)
         except FencedError as error:

@@ -133,6 +133,54 @@ class Cycle:
     """Seconds of job time used so far."""
 
 
+class FaultOrigin(StrEnum):
+    """Where a fault was found."""
+
+    LIVE = "live"
+    """In what the champion was asked."""
+    PREPARED = "prepared"
+    """In the rows that a cycle was to learn from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownFault:
+    """A fault of what feeds a model, from when it was found until it is surely gone."""
+
+    kind: str
+    source: str
+    subject: str
+    sentence: str
+    """As it was when it was found."""
+    since: datetime
+    origin: FaultOrigin
+    found_at: datetime
+    absent_at: datetime | None = None
+    """When it was first looked for and not found again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incident:
+    """One fault, however many models have it."""
+
+    id: int = 0
+    """Given by the store."""
+    kind: str
+    source: str
+    subject: str
+    sentence: str
+    """Of the model that had it first."""
+    since: datetime
+    """From when on rows are affected."""
+    opened_at: datetime
+    closed_at: datetime | None = None
+    models: int
+    """That ever had it."""
+    affected: int
+    """That have it now."""
+    names: tuple[str, ...] = ()
+    """Some of the models, the first ones first."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
     """A person's stop: who, why, when."""
@@ -170,6 +218,8 @@ class ModelState:
     plan: TrafficPlan | None = None
     trigger_memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Trigger id → JSON that `policies.triggers` keeps between looks."""
+    faults: tuple[KnownFault, ...] = ()
+    """Of what feeds it, that are not gone yet."""
     last_closed_at: datetime | None = None
     recent_cycles: tuple[tuple[datetime, float], ...] = ()
     """(opened_at, compute seconds) of cycles inside the budget's period."""

@@ -12,8 +12,9 @@ from dataclasses import replace
 from datetime import datetime
 from threading import RLock
 
+from controller.incidents import Change, join, key_of, leave, may_join
 from controller.invariants import InvariantBroken
-from controller.state import Cycle, Event, ModelState, NoticeRecord
+from controller.state import Cycle, Event, Incident, KnownFault, ModelState, NoticeRecord
 from controller.store.codec import decode, encode
 from controller.store.lease import Lease
 from controller.store.port import Commit, ConflictError, Store
@@ -32,6 +33,9 @@ class MemoryStore(Store):
         self._events_of: dict[str, list[Event]] = {}
         self._pending: dict[str, NoticeRecord] = {}
         self._delivered: dict[str, NoticeRecord] = {}
+        self._incidents: dict[int, Incident] = {}
+        self._members: dict[int, dict[str, bool]] = {}
+        """Incident → model that ever was in it → whether it still is."""
         self._audit = _Audit() if audit else None
 
     # leadership
@@ -88,6 +92,11 @@ class MemoryStore(Store):
                 return events[max(start, len(events) - limit) :]
             return events[start : start + limit]
 
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> Sequence[Incident]:
+        with self._lock:
+            found = [one for _, one in sorted(self._incidents.items(), reverse=True)]
+            return [one for one in found if one.closed_at is None or not open_only][:limit]
+
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
         with self._lock:
@@ -108,10 +117,14 @@ class MemoryStore(Store):
                 raise ConflictError(f"{name}: there is no such model; was it deleted?")
             if self._audit:
                 self._audit.check(*events)
+            at = events[0].at if events else None
+            gone = [replace(fault, absent_at=at or fault.found_at) for fault in self._states[name].faults]
             del self._states[name]
             self._closed.pop(name, None)
             self._delivered = {key: notice for key, notice in self._delivered.items() if notice.model != name}
             self._append(events)
+            for fault in gone:
+                self._leave(fault, name)
 
     def _stored(self, name: str) -> Stored:
         state = self._states.get(name)
@@ -135,10 +148,45 @@ class MemoryStore(Store):
         if closed is not None:
             self._closed.setdefault(name, {})[closed.number] = closed
         self._append(commit.events)
-        for notice in commit.notices:
+        self._enqueue(commit.notices)
+        for fault in commit.found:
+            self._join(fault, name)
+        for fault in commit.gone:
+            self._leave(fault, name)
+        return after
+
+    def _enqueue(self, notices: Iterable[NoticeRecord]) -> None:
+        for notice in notices:
             if notice.key not in self._delivered:
                 self._pending.setdefault(notice.key, notice)
-        return after
+
+    # incidents
+    def _newest(self, fault: KnownFault) -> Incident | None:
+        return next((one for one in self.incidents(limit=len(self._incidents)) if key_of(one) == key_of(fault)), None)
+
+    def _join(self, fault: KnownFault, model: str) -> None:
+        known = self._newest(fault)
+        incident = known if known is not None and may_join(known, fault) else None
+        members = self._members.get(incident.id, {}) if incident else {}
+        if members.get(model):
+            return
+        self._keep(join(incident, fault, model, is_new=model not in members), model, fault.found_at, member=True)
+
+    def _leave(self, fault: KnownFault, model: str) -> None:
+        incident = self._newest(fault)
+        if incident is not None and self._members[incident.id].get(model):
+            at = fault.absent_at or fault.found_at
+            self._keep(leave(incident, at), model, at, member=False)
+
+    def _keep(self, change: Change, model: str, at: datetime, *, member: bool) -> None:
+        incident = replace(change.incident, id=change.incident.id or len(self._incidents) + 1)
+        told = replace(change, incident=incident)
+        if self._audit:
+            self._audit.check(incident)
+        self._incidents[incident.id] = incident
+        self._members.setdefault(incident.id, {})[model] = member
+        self._append(told.events(model, at))
+        self._enqueue(told.notices(model, at))
 
     def _append(self, events: Iterable[Event]) -> None:
         for event in events:

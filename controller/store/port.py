@@ -1,6 +1,7 @@
 """The port to the state store.
 
-One commit is one transaction: the model's row, its open or just closed cycle, its versions, the events and the notices; or nothing.
+One commit is one transaction: the model's row, its open or just closed cycle, its versions, the events and the notices, and the
+incidents that its faults open, join, leave or close; or nothing.
 Every commit carries the epoch under which its writer leads; the store refuses an older one (invariant 6).
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from controller.state import Cycle, Event, ModelState, NoticeRecord
+from controller.state import Cycle, Event, Incident, KnownFault, ModelState, NoticeRecord
 
 
 class StoreError(Exception):
@@ -41,6 +42,10 @@ class Commit:
     closed: Cycle | None = None
     events: Sequence[Event] = ()
     notices: Sequence[NoticeRecord] = ()
+    found: Sequence[KnownFault] = ()
+    """Faults that the model did not have before: it joins their incidents, or opens them (`controller.incidents`)."""
+    gone: Sequence[KnownFault] = ()
+    """Faults that it no longer has; `absent_at` says since when."""
 
 
 class Store(Protocol):
@@ -72,6 +77,9 @@ class Store(Protocol):
     ) -> Sequence[Event]:
         """In order of `seq`, those with seq > after; with `newest` the last `limit` of them (still in order)."""
 
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> Sequence[Incident]:
+        """Newest first. They outlive the models that had them."""
+
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
         """The state as stored (row_version grown). Raises ConflictError if the name exists, else as `commit`."""
@@ -83,7 +91,7 @@ class Store(Protocol):
         do: change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
-        """The model's rows go; its events and undelivered notices stay. Raises ConflictError if there is no such model."""
+        """The model's rows go and it leaves its incidents; its events and undelivered notices stay. Raises ConflictError if there is no such model."""
 
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from controller.state import Cycle, Event, ModelState, NoticeRecord, Version
+from controller.state import Cycle, Event, Incident, ModelState, NoticeRecord, Version
 from controller.store.codec import decode, encode
 
 Values = dict[str, Any]
@@ -73,6 +73,18 @@ def notice_values(notice: NoticeRecord) -> Values:
     }
 
 
+def incident_values(incident: Incident) -> Values:
+    """Without `id`, which the database gives."""
+    return {
+        "kind": incident.kind,
+        "source": incident.source,
+        "subject": incident.subject,
+        "opened_at": incident.opened_at,
+        "closed_at": incident.closed_at,
+        "document": encode(replace(incident, id=0)),
+    }
+
+
 def model_of(row: AnyRow, cycle: Cycle | None, versions: dict[int, Version], *, where: str) -> ModelState:
     """Raises CorruptStoreError, as all readers here do."""
     state = decode(ModelState, row.document, where=f"{where}: model {row.name}")
@@ -99,6 +111,10 @@ def event_of(row: AnyRow, *, where: str) -> Event:
         data=data,
         seq=row.seq,
     )
+
+
+def incident_of(row: AnyRow, *, where: str) -> Incident:
+    return replace(decode(Incident, row.document, where=f"{where}: incident {row.id}"), id=row.id)
 
 
 def notice_of(row: AnyRow) -> NoticeRecord:

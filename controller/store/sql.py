@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
@@ -17,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from controller.state import Cycle, Event, ModelState, NoticeRecord, Version
+from controller.state import Cycle, Event, Incident, ModelState, NoticeRecord, Version
 from controller.store import tables as t
 from controller.store.engine import make_engine, reading, sqlite_file, writing
 from controller.store.lease import Lease
@@ -36,6 +37,7 @@ from controller.store.rows import (
     version_values,
 )
 from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
+from controller.store.sql_incidents import read_incidents, write_faults
 
 
 def open_store(url: str) -> SqlStore:
@@ -150,6 +152,10 @@ class SqlStore(Store):
             found = [event_of(row, where=self._where) for row in db.execute(query)]
         return found[::-1] if newest else found
 
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> Sequence[Incident]:
+        with self._read() as db:
+            return read_incidents(db, open_only=open_only, limit=limit, where=self._where)
+
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
         with self._write() as db:
@@ -176,8 +182,9 @@ class SqlStore(Store):
             if (cycle := commit.closed or after.cycle) is not None:
                 _write_cycle(db, cycle, is_new=stored.open_cycle is None)
             _write_versions(db, after)
-            _append(db, commit.events)
-            _enqueue(db, commit.notices)
+            told, notices = write_faults(db, name, commit.found, commit.gone, where=self._where)
+            _append(db, [*commit.events, *told])
+            _enqueue(db, [*commit.notices, *notices])
             return after
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
@@ -185,12 +192,16 @@ class SqlStore(Store):
             _lease(db).check(epoch)
             if _stored(db, name).row_version is None:
                 raise ConflictError(f"{name}: there is no such model; was it deleted?")
+            at = events[0].at if events else None
+            faults = [replace(f, absent_at=at or f.found_at) for state in self._load(db, name) for f in state.faults]
+            told, notices = write_faults(db, name, (), faults, where=self._where)
             delivered = t.notices.c.delivered_at.is_not(None)
             db.execute(sa.delete(t.notices).where(t.notices.c.model == name, delivered))
             db.execute(sa.delete(t.cycles).where(t.cycles.c.model == name))
             db.execute(sa.delete(t.versions).where(t.versions.c.model == name))
             db.execute(sa.delete(t.models).where(t.models.c.name == name))
-            _append(db, events)
+            _append(db, [*events, *told])
+            _enqueue(db, notices)
 
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:

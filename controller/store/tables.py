@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration that makes exactly these tables."""
 
 metadata = sa.MetaData(
@@ -137,4 +137,26 @@ sa.Index(
     notices.c.id,
     sqlite_where=notices.c.delivered_at.is_(None),
     postgresql_where=notices.c.delivered_at.is_(None),
+)
+
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("opened_at", UtcDateTime, nullable=False),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Index("incidents_kind_source_subject", "kind", "source", "subject"),
+)
+
+incident_models = sa.Table(
+    "incident_models",
+    metadata,
+    sa.Column("incident", BIG, sa.ForeignKey("incidents.id"), primary_key=True, autoincrement=False),
+    sa.Column("model", sa.Text, primary_key=True, comment="no foreign key: incidents outlive their models"),
+    sa.Column("joined_at", UtcDateTime, nullable=False),
+    sa.Column("left_at", UtcDateTime, comment="null while it has the fault"),
 )
