@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluators.pairs import Difference, rows_to_settle
+from evaluators.pairs import Difference, effective_rows, rows_to_settle
 from evaluators.scored import Challenge, Floats, GateResult, Scored, Verdict, too_few, undefined, worst
 from evaluators.wording import comparison, number
 from policies.metrics import METRICS
@@ -193,9 +193,19 @@ def paired_numbers(
         "difference": difference.value,
         "interval": list(difference.bounds((1 + confidence) / 2)),
         "rows": scored.rows,
+        **_independence(metric, scored),
         "confidence": confidence,
         "decided_at": allowance.confidence(confidence),
         "reused": allowance.reused,
         "method": difference.method,
         **difference.evidence(),
     }
+
+
+def _independence(metric: str, scored: Scored) -> dict[str, int]:
+    """For means over rows: what the rows are worth if those in a row err alike. The tests take rows as independent."""
+    if not METRICS[metric].per_row:
+        return {}
+    assert scored.champion is not None
+    old, new = (scored.row_values(metric, answers) for answers in (scored.champion, scored.challenger))
+    return {"effective_rows": effective_rows(new - old)}

@@ -16,7 +16,7 @@ from evaluators.pairs import Difference, compare
 from evaluators.resampling import DRAWS
 from evaluators.reuse import Allowance
 from evaluators.wording import count
-from pipelines.scores import score
+from pipelines.scores import row_values, score
 from policies.metrics import METRICS, Task
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -101,6 +101,10 @@ class Scored:
 
     def score(self, metric: str, answers: Floats) -> float:
         return score(metric, self.labels, answers, classes=self._codes, threshold=self.threshold)
+
+    def row_values(self, metric: str, answers: Floats) -> Floats:
+        """(n,): one number a row, for a metric that is a mean of them."""
+        return row_values(metric, self.labels, answers, classes=self._codes, threshold=self.threshold)
 
     def against(self, rival: Floats) -> Scored:
         """The same with other answers in the champion's place."""

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators import baselines as module
 from evaluators.baselines import NEVER, PERIODS_US, Baseline, Labelled, baselines, last_label
 from pipelines.scores import score
 
 HOUR = 3_600_000_000
-
-
-def test_examples_of_the_docstrings() -> None:
-    """The worked examples hold."""
-    assert doctest.testmod(module).failed == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12), st.booleans()), min_size=1, max_size=40))

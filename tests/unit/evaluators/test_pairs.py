@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.signal import lfilter
 from scipy.stats import binom, binomtest, ks_2samp, norm
 
-from evaluators.pairs import MeanDifference, PairedProportions, Resampled, compare, holm, rows_to_settle
+from evaluators.pairs import MeanDifference, PairedProportions, Resampled, compare, effective_rows, holm, rows_to_settle
 from evaluators.resampling import resampled_differences
 from pipelines.scores import score
 
@@ -229,3 +230,13 @@ def test_bounds_beyond_the_draws_go_on_like_a_normal_tail() -> None:
     assert upper == pytest.approx(-lower, rel=0.02)
     inner = Resampled(observed=0.0, draws=draws)
     assert inner.bounds(0.9901)[0] < inner.bounds(0.99)[0] < inner.bounds(0.9899)[0]
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
+def test_effective_rows_of_an_autoregression(memory: float) -> None:
+    """Rows that remember with coefficient r are worth (1 - r) / (1 + r) of independent ones; the estimate is at most half too hopeful."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=40_000)
+    d = lfilter([1.0], [1.0, -memory], noise)
+    assert 0.8 < effective_rows(d) / (len(d) * (1 - memory) / (1 + memory)) < 1.5
+    assert effective_rows(np.zeros(100)) == 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from evaluators import reuse, wording
 from evaluators.reuse import KEPT_BACK, Allowance, Use, allowance, use_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,12 +28,6 @@ def _verdicts(*spans: tuple[int, int]) -> list[Allowance]:
         found.append(allowance(earlier, time_us=at, rows=len(at)))
         earlier.append(use_of(found[-1], time_us=at, rows=len(at), table_rows=0))
     return found
-
-
-def test_examples_of_the_docstrings() -> None:
-    """The worked examples hold."""
-    assert doctest.testmod(reuse).failed == 0
-    assert doctest.testmod(wording).failed == 0
 
 
 def test_new_rows_are_judged_alike_however_many_verdicts_came_before() -> None:
