@@ -16,6 +16,7 @@ from controller.cycle import Move, after
 from controller.incidents import faults_of, look
 from controller.invariants import check_transition
 from controller.plan import desired_plan
+from controller.quarantine import remembered
 from controller.state import (
     Cycle,
     Event,
@@ -176,6 +177,7 @@ class Draft:
         self.closed = cycle
         if outcome in (Outcome.ABORTED, Outcome.ROLLED_BACK):
             self.quarantine(cycle.challenger)
+        self.set(refused=remembered(self.state, cycle, outcome, self.now))
         self.set(cycle=None, last_closed_at=self.now, recent_cycles=recent, trigger_memory={})
 
     def finish(self, sentence: str) -> Decision:

@@ -138,7 +138,7 @@ class Housekeeper:
 
     def _records(self, states: Mapping[str, ModelState]) -> None:
         for folder in _folders(self.home / "jobs"):
-            known = cycle_of_job(folder.name)
+            known = cycle_of_job(folder.name) or cycle_of_report_job(folder.name)
             useless = is_past(states.get(known[0]), known[1]) if known else MEASUREMENT.fullmatch(folder.name)
             if useless and self._age_s(folder) > SETTLED_S:
                 self.jobs.poll(folder.name)  # one that vanished unseen has ended now
@@ -195,6 +195,12 @@ class Housekeeper:
         try:
             return self.wall() - path.stat().st_mtime
         except OSError:
+    def _probes(self, states: Mapping[str, ModelState]) -> None:
+        """The rows by which refused models are recognised (`evaluators.probe`), of models that were deleted."""
+        for folder in _folders(self.home / "probes"):
+            if folder.name not in states and self._age_s(folder) > SETTLED_S:
+                shutil.rmtree(folder)
+
             return 0.0
 
 

@@ -15,6 +15,7 @@ from controller.budget import BY_PERSON
 from controller.cycle import Move
 from controller.draft import CONTROLLER, FROZEN_PHASES, Decision, Draft, describe_traffic, until
 from controller.plan import desired_plan
+from controller.quarantine import pardoned
 from controller.state import Cycle, Hold, ModelState, Phase, VersionStatus
 from policies.schema import ModelPolicy
 
@@ -358,7 +359,7 @@ def _crown(draft: Draft, order: Order, number: int) -> None:
         draft.mark(before, VersionStatus.RETIRED)
     forced = f"{order.actor}: {order.reason.strip()}"
     draft.set_version(replace(draft.state.versions[number], status=VersionStatus.CHAMPION, forced=forced))
-    draft.set(champion=number, previous=before)
+    draft.set(champion=number, previous=before, refused=pardoned(draft.state.refused, number))
 
 
 def _known(state: ModelState) -> str:

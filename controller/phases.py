@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller import quarantine
 from controller.budget import compute_left_s, spent_words
 from controller.cycle import JOB_PHASES, Move
 from controller.draft import Draft, until
-from controller.state import ModelState, Phase, Version, VersionStatus
+from controller.state import ModelState, Phase, Refused, Version, VersionStatus
 from pipelines.jobs.port import JobState, JobStatus
 
 MAX_ATTEMPTS = 3
@@ -149,7 +150,14 @@ def _nothing_to_learn_from(draft: Draft, output: Mapping[str, Any], seconds: flo
 
 def _trained(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     said = str(output.get("sentence", ""))
-    twin = _same_model(draft.state, str(output["model_digest"]))
+    digest, prepared = str(output["model_digest"]), draft.cycle.outputs[Phase.PREPARING.value]
+    twin = _same_model(draft.state, digest)
+    refused = quarantine.same_content(draft.state, prepared, digest)
+    if twin is None and refused is not None:
+        which = f"that of cycle {refused.cycle}, which {refused.how}"
+        sentence = f"the retrained model is the same as {which}: {quarantine.until_when(refused)}"
+        draft.move(Move.REFUSED, sentence, kind="cycle.rejected", notify=True, output=output, twin_of=refused.cycle)
+        return sentence
     if twin is None:
         draft.move(Move.TRAINED, said, kind="model.trained", output=output, seconds=seconds)
         return said
@@ -173,6 +181,9 @@ def _judged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     if output.get("used"):
         used = {**output["used"], "cycle": draft.cycle.number}
         draft.set(hold_out_uses=(*draft.state.hold_out_uses, used)[-USES_KEPT:])
+    alike = quarantine.same_answers(draft.state, draft.cycle.outputs[Phase.PREPARING.value], output)
+    if alike is not None and output["verdict"] in ("pass", "inconclusive"):
+        return _answers_like_refused(draft, output, seconds, *alike)
     match output["verdict"]:
         case "pass" if draft.policy.spec.approval == "required":
             draft.move(
@@ -189,6 +200,19 @@ def _judged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
         case _:
             draft.move(Move.GAVE_UP, said, kind="cycle.failed", notify=True, output=output, seconds=seconds)
     return said
+
+
+def _answers_like_refused(
+    draft: Draft, output: Mapping[str, Any], seconds: float, refused: Refused, likeness: Mapping[str, Any]
+) -> str:
+    """Retraining made again what was refused: the rows that spoke against it are no older now, whatever the gates say."""
+    sentence = (
+        f"the retrained model answers like that of cycle {refused.cycle}, which {refused.how} (largest difference "
+        f"{likeness['difference']:.3f} on {likeness['rows']} probe rows): {quarantine.until_when(refused)}"
+    )
+    draft.set_cycle(twin_of=refused.cycle)
+    draft.move(Move.REFUSED, sentence, kind="cycle.rejected", notify=True, output=output, seconds=seconds)
+    return sentence
 
 
 def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:

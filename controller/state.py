@@ -137,6 +137,8 @@ class FaultOrigin(StrEnum):
     """Where a fault was found."""
 
     LIVE = "live"
+    twin_of: int | None = None
+    """Number of the cycle whose refused model this one's answers like."""
     """In what the champion was asked."""
     PREPARED = "prepared"
     """In the rows that a cycle was to learn from."""
@@ -179,15 +181,6 @@ class Incident:
     """That have it now."""
     names: tuple[str, ...] = ()
     """Some of the models, the first ones first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hold:
-    """A person's stop: who, why, when."""
-
-    by: str
-    reason: str
-    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,3 +255,5 @@ class NoticeRecord:
     at: datetime
     attempts: int = 0
     delivered_at: datetime | None = None
+    refused: tuple[Refused, ...] = ()
+    """The newest models that were refused or rolled back, oldest first; at most `quarantine.REFUSED_KEPT`."""

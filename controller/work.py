@@ -90,6 +90,8 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
                 "prepared": outputs[Phase.PREPARING],
                 "earlier": list(state.hold_out_uses),
                 "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "cycle": cycle.number,
+                "refused": [one.cycle for one in state.refused],
                 "champion": {"number": champion.number, "model_dir": str(model_dir(home, champion))}
                 if champion
                 else None,

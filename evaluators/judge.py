@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
-from evaluators.baselines import baselines
+from evaluators.baselines import NEVER, baselines
 from evaluators.estimate.fitting import keep_estimator
 from evaluators.gates import all_scores, judge_gate
 from evaluators.holdout import HoldOut, read_hold_out
+from evaluators.probe import liken
 from evaluators.reuse import Use, allowance, use_of
 from evaluators.scored import Challenge, GateResult, Scored, Verdict, worst
 from evaluators.wording import count, number
@@ -62,6 +64,7 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
     context.report(text=f"asking {count(len(spec.gates), 'gate')}")
     challenge = _challenge(spec, challenger, hold_out, answered, inputs)
     result = _result(spec, challenge, hold_out)
+    result |= _likeness(inputs, spec.task, challenger, hold_out, ask, context.workdir)
     return {**result, **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, context.workdir)}
 
 
@@ -159,10 +162,34 @@ def _result(spec: Spec, challenge: Challenge, hold_out: HoldOut) -> dict[str, An
         "champion_scores": None if scored.champion is None else all_scores(scored, scored.champion),
         "baselines": told,
         "rows": scored.rows,
+        "judged_to": _judged_to(hold_out),
         "used": use.as_json() if any(result.compared for result in gates) else None,
         "latency_ms_p95": None if latency is None or not len(latency) else float(np.quantile(latency, 0.95)),
         "size_mb": challenge.size_mb,
     }
+
+
+def _likeness(
+    inputs: Mapping[str, Any], task: Task, challenger: ModelFolder, hold_out: HoldOut, ask: Asker, workdir: Path
+) -> dict[str, Any]:
+    """The refused model that the challenger answers most like; null if there is none, or if it is not told which cycle this is."""
+    if inputs.get("cycle") is None:
+        return {"likeness": None, "likeness_said": ""}
+    found, said = liken(
+        challenger, hold_out, ask, home=Path(inputs["home"]), model=str(inputs["model"]), cycle=int(inputs["cycle"]),
+        refused=[int(number) for number in inputs.get("refused") or ()], seed=int(inputs.get("seed") or 0), task=task,
+        workdir=workdir, timeout_s=float(inputs.get("timeout_s") or SCORING_TIMEOUT_S),
+    )  # fmt: skip
+    return {"likeness": None if found is None else asdict(found), "likeness_said": said}
+
+
+def _judged_to(hold_out: HoldOut) -> str | None:
+    """Time of the newest hold-out row, ISO 8601; null where rows have none."""
+    times = hold_out.known.time_us
+    dated = None if times is None else times[times != NEVER]
+    if dated is None or not len(dated):
+        return None
+    return datetime.fromtimestamp(int(dated.max()) / 1e6, UTC).isoformat()
 
 
 def _estimator(
@@ -230,6 +257,7 @@ def _only_smoke(verdict: Verdict, sentence: str, rows: int = 0) -> dict[str, Any
         "champion_scores": None,
         "baselines": {},
         "rows": rows,
+        "judged_to": None,
         "used": None,
         "latency_ms_p95": None,
         "size_mb": None,

@@ -190,6 +190,15 @@ def test_what_is_young_is_left_alone(tmp_path: Path) -> None:
     assert measurement in home.rig.jobs.statuses
 
 
+def test_probes_of_deleted_models_go(tmp_path: Path) -> None:
+    """What refused models are recognised by stays for as long as the model does."""
+    home = Home(tmp_path, few())
+    kept, gone = home.folder("probes", NAME), home.folder("probes", "deleted")
+    home.keeper().sweep()
+    assert kept.exists()
+    assert not gone.exists()
+
+
 def test_working_folders_of_past_cycles_go(tmp_path: Path) -> None:
     """With the study's journal; those of deleted models too."""
     home = Home(tmp_path, replace(few(), next_cycle=20))
