@@ -107,6 +107,7 @@ class Housekeeper:
         self._records(states)
         self._working_folders(states)
         self._serving_logs(states)
+        self._probes(states)
         self._prediction_logs()
         self._cache(states)
 
@@ -194,13 +195,13 @@ class Housekeeper:
     def _age_s(self, path: Path) -> float:
         try:
             return self.wall() - path.stat().st_mtime
-        except OSError:
     def _probes(self, states: Mapping[str, ModelState]) -> None:
         """The rows by which refused models are recognised (`evaluators.probe`), of models that were deleted."""
         for folder in _folders(self.home / "probes"):
             if folder.name not in states and self._age_s(folder) > SETTLED_S:
                 shutil.rmtree(folder)
 
+        except OSError:
             return 0.0
 
 
