@@ -139,7 +139,7 @@ class Housekeeper:
 
     def _records(self, states: Mapping[str, ModelState]) -> None:
         for folder in _folders(self.home / "jobs"):
-            known = cycle_of_job(folder.name) or cycle_of_report_job(folder.name)
+            known = cycle_of_job(folder.name)
             useless = is_past(states.get(known[0]), known[1]) if known else MEASUREMENT.fullmatch(folder.name)
             if useless and self._age_s(folder) > SETTLED_S:
                 self.jobs.poll(folder.name)  # one that vanished unseen has ended now
