@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipelines.data.quality.summary import Block
 from pipelines.jobs.files import read_json, write_json_atomic
@@ -58,16 +58,20 @@ def profile_path(home: Path, model: str) -> Path:
     return home / "quality" / f"{model}.json"
 
 
-def load_profile(path: Path, key: str) -> tuple[Profile | None, str]:
-    """The profile, or None if there is none of this key; and a sentence if there is one that cannot be used."""
+def read_profile(path: Path) -> tuple[Profile | None, str]:
+    """The profile, or None if there is none; and a sentence if there is one that cannot be used."""
     try:
-        text = read_json(path)
-        if text is None:
-            return None, ""
-        profile = _ADAPTER.validate_python(text)
-    except (OSError, ValueError, ValidationError) as error:
+        value = read_json(path)
+        profile = None if value is None else _ADAPTER.validate_python(value)
+    except (OSError, ValueError) as error:
         return None, f"{path} cannot be read and is begun again: {str(error).splitlines()[0]}"
-    return (profile, "") if profile.format == FORMAT and profile.key == key else (None, "")
+    return (profile if profile is not None and profile.format == FORMAT else None), ""
+
+
+def load_profile(path: Path, key: str) -> tuple[Profile | None, str]:
+    """As `read_profile`, but only the profile of this key."""
+    profile, trouble = read_profile(path)
+    return (profile if profile is not None and profile.key == key else None), trouble
 
 
 def save_profile(path: Path, profile: Profile) -> None:
