@@ -106,8 +106,8 @@ class Housekeeper:
         self._images(states)
         self._records(states)
         self._working_folders(states)
-        self._serving_logs(states)
         self._probes(states)
+        self._serving_logs(states)
         self._prediction_logs()
         self._cache(states)
 
@@ -181,6 +181,12 @@ class Housekeeper:
         if gone:
             log.info("housekeeping.log_shortened", segments=gone)
 
+    def _probes(self, states: Mapping[str, ModelState]) -> None:
+        """The rows by which refused models are recognised (`evaluators.probe`), of models that were deleted."""
+        for folder in _folders(self.home / "probes"):
+            if folder.name not in states and self._age_s(folder) > SETTLED_S:
+                shutil.rmtree(folder)
+
     def _cache(self, states: Mapping[str, ModelState]) -> None:
         """What an open cycle rests on counts as used, however long it waits for a person."""
         cache = StepCache(self.home / "cache")
@@ -195,12 +201,6 @@ class Housekeeper:
     def _age_s(self, path: Path) -> float:
         try:
             return self.wall() - path.stat().st_mtime
-    def _probes(self, states: Mapping[str, ModelState]) -> None:
-        """The rows by which refused models are recognised (`evaluators.probe`), of models that were deleted."""
-        for folder in _folders(self.home / "probes"):
-            if folder.name not in states and self._age_s(folder) > SETTLED_S:
-                shutil.rmtree(folder)
-
         except OSError:
             return 0.0
 
