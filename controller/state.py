@@ -127,18 +127,45 @@ class Cycle:
     counts_since: datetime | None = None
     promoted_at: datetime | None = None
     """When the challenger became champion, to be watched; unlike `phase_since` it never moves."""
+    twin_of: int | None = None
+    """Number of the cycle whose refused model this one's answers like."""
     alarmed: bool = False
     """Whether people were told that the challenger fails while a hold keeps its traffic from moving."""
     compute_s: float = 0.0
     """Seconds of job time used so far."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """A person's stop: who, why, when."""
+
+    by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """A model that was refused, whether it became a version or not: recognised if retraining makes it again."""
+
+    cycle: int
+    version: int | None
+    """None if it was refused before it became one."""
+    model_digest: str
+    how: str
+    """What became of it, in words."""
+    newest: datetime | None
+    """Time of the newest row that spoke against it; None where rows have no time."""
+    held_out: int
+    """Rows that it was judged on."""
+    table: int
+    """Rows that there were then."""
+
+
 class FaultOrigin(StrEnum):
     """Where a fault was found."""
 
     LIVE = "live"
-    twin_of: int | None = None
-    """Number of the cycle whose refused model this one's answers like."""
     """In what the champion was asked."""
     PREPARED = "prepared"
     """In the rows that a cycle was to learn from."""
@@ -219,6 +246,8 @@ class ModelState:
     hold_out_uses: tuple[Mapping[str, Any], ...] = ()
     """What the newest verdicts used of the hold-out rows, oldest first, as the judge handed it back with the cycle's number: it reads them
     again, since rows that are asked once more must pay for it. At most `phases.USES_KEPT`."""
+    refused: tuple[Refused, ...] = ()
+    """The newest models that were refused or rolled back, oldest first; at most `quarantine.REFUSED_KEPT`."""
     cycle: Cycle | None = None
     """The open one."""
     versions: Mapping[int, Version] = field(default_factory=dict)
@@ -255,5 +284,3 @@ class NoticeRecord:
     at: datetime
     attempts: int = 0
     delivered_at: datetime | None = None
-    refused: tuple[Refused, ...] = ()
-    """The newest models that were refused or rolled back, oldest first; at most `quarantine.REFUSED_KEPT`."""
