@@ -11,7 +11,7 @@ from controller import views
 from controller.decide import held, not_now
 from controller.draft import because, until
 from controller.overrides import Verb, version_before
-from controller.state import Cycle, ModelState, Outcome, Phase
+from controller.state import Cycle, FaultOrigin, ModelState, Outcome, Phase
 from policies.cron import parse_cron
 from policies.durations import about, format_duration
 from policies.schema import ManualTrigger, ModelPolicy, Rollout, ScheduleTrigger, StalenessTrigger, trigger_leaves
@@ -74,6 +74,8 @@ class Explanation:
     refused: Sequence[Refusal]
     """Newest first."""
     commands: Sequence[Command]
+    faults: Sequence[str] = ()
+    """What is wrong with its data, and what follows from that."""
 
 
 def explain(
@@ -90,6 +92,7 @@ def explain(
         next=_next(state, policy, now),
         refused=[_refusal(c) for c in cycles if c.outcome in _REFUSED][:REFUSALS_SHOWN],
         commands=_commands(state),
+        faults=_faults(state, policy),
     )
 
 
@@ -136,6 +139,18 @@ def _refusal(cycle: Cycle) -> Refusal:
         at=cycle.closed_at or cycle.phase_since,
         sentence=cycle.sentence,
     )
+
+
+def _faults(state: ModelState, policy: ModelPolicy) -> list[str]:
+    if not state.faults:
+        return []
+    told = [f"since {until(fault.since)}: {fault.sentence} ({fault.source})" for fault in state.faults]
+    if policy.spec.data.quality != "hold":
+        return told
+    follows = "such rows are held: no cycle learns from them"
+    if any(fault.origin is FaultOrigin.LIVE for fault in state.faults):
+        follows += ", and no trigger that rests on live rows fires"
+    return [*told, f"{follows}; data.quality_ignore in the policy names columns that are meant to be so"]
 
 
 # ---------------------------------------------------------------- what comes next

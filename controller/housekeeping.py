@@ -109,6 +109,7 @@ class Housekeeper:
         self._probes(states)
         self._serving_logs(states)
         self._prediction_logs()
+        self._profiles(states)
         self._cache(states)
 
     def _give_up(self, state: ModelState) -> None:
@@ -164,6 +165,12 @@ class Housekeeper:
                 version = state.versions.get(int(match[2])) if state else None
                 if (version is None or version.removed_at is not None) and self._age_s(path) > SETTLED_S:
                     path.unlink(missing_ok=True)
+
+    def _profiles(self, states: Mapping[str, ModelState]) -> None:
+        """What is known of the data of models that are deleted (`pipelines.data.quality`)."""
+        for path in [*(self.home / "quality").glob("*.json"), *(self.home / "cache" / "quality").glob("*.json")]:
+            if path.stem not in states and self._age_s(path) > SETTLED_S:
+                path.unlink(missing_ok=True)
 
     def _prediction_logs(self) -> None:
         """Segments that begin before what is kept; one holds a few minutes, so its last rows are hardly younger.

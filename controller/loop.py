@@ -22,6 +22,7 @@ from controller.notices.port import Notifier
 from controller.reconcile import LostLeadership, Reconciler
 from controller.store.port import ConflictError, Store, StoreError
 from controller.telemetry.metrics import (
+    INCIDENTS_OPEN,
     MODELS,
     OPEN_CYCLES,
     RECONCILE_ERRORS,
@@ -41,6 +42,7 @@ HOUSEKEEPING_AFTER_S = 600.0
 HOUSEKEEPING_INTERVAL_S = 3600.0
 RESTLESS_INTERVAL_S = 0.5
 """Models whose job or replicas may be ready at any moment are looked at so often, so that a cycle does not spend its time in waiting."""
+INCIDENTS_COUNTED = 1000
 STEP_BACK_S = 1.0
 """A clock that is set back by less only delays its jobs by so much."""
 STEP_LOOK_S = 1.0
@@ -161,6 +163,7 @@ class Loop:
     def _tick(self) -> None:
         try:
             states = self._store.load_all()
+            open_incidents = len(self._store.incidents(open_only=True, limit=INCIDENTS_COUNTED))
         except StoreError as error:
             log.error("tick.failed", error=str(error))
             return
@@ -170,6 +173,7 @@ class Loop:
             self._sentences.pop(gone, None)
         self.last_tick = time.monotonic()
         MODELS.set(len(states))
+        INCIDENTS_OPEN.set(open_incidents)
         OPEN_CYCLES.set(sum(state.cycle is not None for state in states))
         if self._cron:
             self._schedule_cron({state.name: state for state in states})

@@ -133,6 +133,10 @@ class Service:
         found = self._store.events(name, after=after, limit=limit, newest=newest)
         return [views.event(e, grounds=grounds) for e in found]
 
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> list[views.IncidentView]:
+        """Newest first."""
+        return [views.incident(one) for one in self._store.incidents(open_only=open_only, limit=limit)]
+
     def explain(self, name: str) -> explaining.Explanation:
         """Why the model is where it is, what comes next and how to stop it. Raises UnknownModel."""
         state = self._load(name)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.reconcile import GROUNDS
-from controller.state import Cycle, Event, Hold, ModelState, Version
+from controller.state import Cycle, Event, Hold, Incident, ModelState, Version
 from deployers.target import TargetStatus
 
 
@@ -145,6 +145,29 @@ class ModelDetail(ModelSummary):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IncidentView:
+    """Something wrong with what feeds models: one incident, however many have it. `closed_at` is None while it lasts."""
+
+    id: int
+    kind: str
+    source: str
+    """Where the rows come from."""
+    subject: str
+    """The column; empty for the whole table."""
+    sentence: str
+    since: datetime
+    """From when on rows are affected."""
+    opened_at: datetime
+    closed_at: datetime | None
+    models: int
+    """That ever had it."""
+    affected: int
+    """That have it now."""
+    names: Sequence[str]
+    """Some of the models."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EventView:
     """One line of the record."""
 
@@ -219,6 +242,14 @@ def version(value: Version) -> VersionView:
         created_at=value.created_at, cycle=value.cycle, component=str(lineage.get("component", "")),
         parameters=lineage.get("parameters") or {}, trained_to=value.trained_to, rows=lineage.get("rows"),
         scores=value.scores, verdict=str(lineage.get("gates", "")), forced=value.forced,
+    )  # fmt: skip
+
+
+def incident(value: Incident) -> IncidentView:
+    return IncidentView(
+        id=value.id, kind=value.kind, source=value.source, subject=value.subject, sentence=value.sentence,
+        since=value.since, opened_at=value.opened_at, closed_at=value.closed_at, models=value.models,
+        affected=value.affected, names=value.names,
     )  # fmt: skip
 
 

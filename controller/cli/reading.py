@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(help="The model's name.")]
 MaybeName = Annotated[str | None, typer.Argument(help="The model's name; without, all.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
 
-get = typer.Typer(no_args_is_help=True, help="List models, versions, cycles or events.")
+get = typer.Typer(no_args_is_help=True, help="List models, versions, cycles, incidents or events.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,6 +90,25 @@ def cycles(name: MaybeName = None, limit: Limit = 20, output: Output = Format.TA
     ]  # fmt: skip
     columns = ("model", "cycle", "state", "opened (utc)", "closed (utc)", "challenger", "sentence")
     print_table(columns, rows, empty="no cycles yet")
+
+
+@get.command()
+def incidents(
+    all_: Annotated[bool, typer.Option("--all", help="Those too that are over.")] = False,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """What is wrong with the data that feeds the models."""
+    answer = call("GET", "/incidents", params={"open": not all_, "limit": limit})
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (i["id"], i["kind"].replace("_", " "), i["models"], moment(i["since"]), moment(i["closed_at"]), i["source"], i["sentence"])
+        for i in answer["incidents"]
+    ]  # fmt: skip
+    columns = ("id", "fault", "models", "since (utc)", "over", "source", "sentence")
+    print_table(columns, rows, empty="no incidents" if all_ else "no open incidents")
 
 
 @get.command()

@@ -15,7 +15,7 @@ from controller.explaining import Explanation
 from controller.overrides import Order, Preview, Verb
 from controller.replaying import Replayed
 from controller.service import Applied, Ordered, PolicyDocument, Service
-from controller.views import CycleView, EventView, ModelDetail, ModelSummary, VersionView
+from controller.views import CycleView, EventView, IncidentView, ModelDetail, ModelSummary, VersionView
 
 EVENT_POLL_S = 0.25
 EVENT_WAIT_MAX_S = 60.0
@@ -38,6 +38,11 @@ class VersionList:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CycleList:
     cycles: Sequence[CycleView]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IncidentList:
+    incidents: Sequence[IncidentView]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +119,16 @@ def list_cycles(service: Asked, limit: Limit = 100) -> CycleList:
     return CycleList(cycles=service.cycles(limit=limit))
 
 
+@get("/incidents", sync_to_thread=True)
+def list_incidents(
+    service: Asked,
+    open_only: Annotated[bool, QueryParameter(query="open", description="those that last only")] = False,
+    limit: Limit = 100,
+) -> IncidentList:
+    """What is or was wrong with the data that feeds the models, newest first; the same fault in many models is one incident."""
+    return IncidentList(incidents=service.incidents(open_only=open_only, limit=limit))
+
+
 @get("/events")
 async def list_events(
     service: Asked,
@@ -171,7 +186,7 @@ def give_order(service: Asked, name: Name, data: JSONBody[OrderRequest]) -> Orde
 ROUTER = Router(
     path="/api/v1",
     route_handlers=[
-        list_models, get_model, list_versions, list_model_cycles, explain_model, list_cycles, list_events, replay_event,
+        list_models, get_model, list_versions, list_model_cycles, explain_model, list_cycles, list_incidents, list_events, replay_event,
         apply_policies, delete_model, preview_order, give_order,
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@
 const REFRESH_MS = 2000;
 const EVENTS_SHOWN = 25;
 const KEY = "ratchet-token";
-const ALARMS = /failed|rolled_back|rejected|aborted|inconclusive/;
+const ALARMS = /failed|rolled_back|rejected|aborted|inconclusive|incident.opened/;
 const byId = (id) => document.getElementById(id);
 
 function element(tag, content, className) {
@@ -74,9 +74,20 @@ function eventLine(event) {
   return line;
 }
 
-function show(models, events) {
+function incidentLine(incident) {
+  const names = incident.names.slice(0, 3).join(", ") + (incident.models > Math.min(3, incident.names.length) ? ", …" : "");
+  return element("li", [
+    element("span", `since ${moment(incident.since)}`, "faint"), element("span", counted(incident.models, "model")),
+    element("span", incident.kind.replaceAll("_", " "), "kind"),
+    element("span", `${incident.sentence} (${incident.source}; ${names})`),
+  ]);
+}
+
+function show(models, events, incidents) {
   byId("login").hidden = true;
   byId("models").hidden = byId("events").hidden = false;
+  byId("incidents").hidden = incidents.length === 0;
+  document.querySelector("#incidents ol").replaceChildren(...incidents.map(incidentLine));
   document.querySelector("#models tbody").replaceChildren(...models.map(modelRow));
   document.querySelector("#models .none").hidden = models.length > 0;
   document.querySelector("#events ol").replaceChildren(...events.reverse().map(eventLine));
@@ -88,7 +99,7 @@ function say(text, bad = false) {
 }
 
 function askForToken(error) {
-  byId("models").hidden = byId("events").hidden = true;
+  byId("models").hidden = byId("events").hidden = byId("incidents").hidden = true;
   byId("login").hidden = false;
   byId("login-error").textContent = error;
   say("token needed");
@@ -97,8 +108,10 @@ function askForToken(error) {
 
 async function refresh() {
   try {
-    const [{ models }, { events }] = await Promise.all([ask("/models"), ask(`/events?newest=true&limit=${EVENTS_SHOWN}`)]);
-    show(models, events);
+    const [{ models }, { events }, { incidents }] = await Promise.all([
+      ask("/models"), ask(`/events?newest=true&limit=${EVENTS_SHOWN}`), ask("/incidents?open=true"),
+    ]);
+    show(models, events, incidents);
     const open = models.filter((model) => model.cycle !== null).length;
     const now = moment(new Date().toISOString());
     say(`${counted(models.length, "model")}, ${counted(open, "open cycle")}, as of ${now}; all times are UTC`);
