@@ -28,7 +28,9 @@ NOTICE_ATTEMPTS = Counter(
 )
 MODELS = Gauge("ratchet_controller_models", "Models under control", registry=REGISTRY)
 OPEN_CYCLES = Gauge("ratchet_controller_open_cycles", "Open cycles", registry=REGISTRY)
-INCIDENTS_OPEN = Gauge("ratchet_controller_incidents_open", "Open incidents of data that feeds models", registry=REGISTRY)
+INCIDENTS_OPEN = Gauge(
+    "ratchet_controller_incidents_open", "Open incidents of data that feeds models", registry=REGISTRY
+)
 LEADER_EPOCH = Gauge("ratchet_controller_leader_epoch", "Fencing epoch, 0 when not leading", registry=REGISTRY)
 EVENTS = Counter("ratchet_controller_events_total", "Recorded events, by kind", ["kind"], registry=REGISTRY)
 

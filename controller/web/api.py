@@ -122,7 +122,7 @@ def list_cycles(service: Asked, limit: Limit = 100) -> CycleList:
 @get("/incidents", sync_to_thread=True)
 def list_incidents(
     service: Asked,
-    open_only: Annotated[bool, QueryParameter(query="open", description="those that last only")] = False,
+    open_only: Annotated[bool, QueryParameter(name="open", description="those that last only")] = False,
     limit: Limit = 100,
 ) -> IncidentList:
     """What is or was wrong with the data that feeds the models, newest first; the same fault in many models is one incident."""
