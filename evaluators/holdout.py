@@ -70,7 +70,7 @@ def read_hold_out(prepared: Mapping[str, Any], spec: Spec, model_classes: Sequen
     return HoldOut(
         path=path, rows=len(frame), usable=usable, labels=codes[usable], classes=classes, columns=columns,
         known=_labelled(frame[usable], codes[usable], data), before=_before(prepared, data, classes),
-        table_rows=sum(int(prepared.get(f"rows_{part}") or 0) for part in ("train", "holdout", "unlabelled")),
+        table_rows=int(prepared.get("rows_table") or 0),
     )  # fmt: skip
 
 

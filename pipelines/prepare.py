@@ -38,7 +38,8 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Job `pipelines.prepare:run`.
 
     In: `policy` (JSON), `policy_dir`, `home`, `now` (ISO 8601), `model`. Out: `fingerprint` of the prepared rows; paths `train` and
-    `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`; `trained_to` and `holdout_from` (ISO 8601, null without
+    `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`, `rows_table` (all read);
+    `trained_to` and `holdout_from` (ISO 8601, null without
     a time column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`; and what was held because something is
     wrong with it: `held` (list of `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those
     that are held, only these three and `inconclusive` and `sentence`, which say so.
@@ -338,6 +339,7 @@ def _output(prepared: Entry, selection: Selection, table: Entry, held: list[str]
         "rows_holdout": holdout,
         "rows_immature": selection.immature,
         "rows_unlabelled": selection.unlabelled,
+        "rows_table": table.result["rows"],
         "trained_to": selection.trained_to.isoformat() if selection.trained_to else None,
         "holdout_from": selection.holdout_from.isoformat() if selection.holdout_from else None,
         "features": prepared.result["features"],

@@ -23,7 +23,7 @@ def _read(folder: Path, *, train: bool = True, columns: dict[str, Any] | None = 
     frame[6:].to_parquet(folder / "holdout.parquet")
     prepared = {
         "holdout": str(folder / "holdout.parquet"), "classes": [0, 1],
-        "rows_train": 6, "rows_holdout": 4, "rows_unlabelled": 1,
+        "rows_table": 11,
         **({"train": str(folder / "train.parquet")} if train else {}),
     }  # fmt: skip
     return read_hold_out(prepared, ModelPolicy.model_validate(policy(**data)).spec, None)

@@ -270,7 +270,7 @@ def _rows_of_time(tmp_path: Path, *, first: str, rows: int = 600, seed: int = 0)
     paths = {"train": tmp_path / "train.parquet", "holdout": tmp_path / f"holdout-{first}.parquet"}
     frame[:rows].to_parquet(paths["train"])
     frame[rows:].to_parquet(paths["holdout"])
-    told = {"rows_train": rows, "rows_holdout": rows, "rows_unlabelled": 0, "classes": [0, 1]}
+    told = {"rows_table": 2 * rows, "classes": [0, 1]}
     return {**{k: str(v) for k, v in paths.items()}, **told}
 
 

@@ -46,7 +46,7 @@ def test_newest_rows_are_held_out(folder: Path) -> None:
     assert train["scheduled_at"].max() < holdout["scheduled_at"].min()
     assert datetime.fromisoformat(out["trained_to"]) == train["scheduled_at"].max()
     assert datetime.fromisoformat(out["holdout_from"]) == holdout["scheduled_at"].min()
-    assert (out["rows_immature"], out["rows_unlabelled"], out["classes"]) == (0, 0, [0, 1])
+    assert (out["rows_immature"], out["rows_unlabelled"], out["rows_table"], out["classes"]) == (0, 0, 600, [0, 1])
     assert {f["name"]: f["kind"] for f in out["features"]} == {
         "carrier": "categorical", "wind": "numeric", "hour": "numeric", "storm": "boolean",
     }  # fmt: skip
