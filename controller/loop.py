@@ -28,6 +28,7 @@ from controller.telemetry.metrics import (
     RECONCILE_ERRORS,
     RECONCILE_SECONDS,
     SCHEDULER_EVENTS,
+    show_labels,
 )  # fmt: skip
 from deployers.images import ImageError
 from deployers.target import TargetError
@@ -171,6 +172,7 @@ class Loop:
             self._turns.put(state.name)
         for gone in self._sentences.keys() - {state.name for state in states}:
             self._sentences.pop(gone, None)
+            show_labels(gone, {})
         self.last_tick = time.monotonic()
         MODELS.set(len(states))
         INCIDENTS_OPEN.set(open_incidents)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from controller.decide import Observation
 from controller.rollouts import baseline
 from controller.state import ModelState, Phase
+from controller.telemetry.metrics import show_labels
 from controller.work import OBSERVE_TIMEOUT_S, model_dir
 from pipelines.jobs.port import JobRunner, JobSpec, JobState, Limits, RetryableJobError
 from policies import triggers
@@ -73,6 +74,11 @@ class JobObserver:
             self._start(state, policy, now)
         return self._latest.get(state.name)
 
+    def signals(self, name: str) -> Mapping[str, Signal]:
+        """What was last measured of the model, by key; nothing if nothing was."""
+        latest = self._latest.get(name)
+        return latest.signals if latest is not None else {}
+
     def _is_due(self, state: ModelState) -> bool:
         return (
             state.champion is not None
@@ -115,6 +121,8 @@ class JobObserver:
             )
         except (ValidationError, KeyError) as error:
             log.warning("observation.malformed", model=name, error=str(error))
+            return
+        show_labels(name, self._latest[name].signals)
 
     def _report(self, name: str, problems: frozenset[str]) -> None:
         """Say which files of the prediction log could not be read: their rows are missing from every measurement."""
@@ -164,7 +172,7 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
     queries = [
         {
             "key": q.key, "kind": q.kind.value, "metric": q.metric, "min_rows": q.min_rows,
-            "window_s": q.window.total_seconds() if q.window else None,
+            "window_s": q.window.total_seconds() if q.window else None, "threshold": q.threshold,
         }
         for q in asked_always(policy)
     ]  # fmt: skip
@@ -178,6 +186,8 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
             "number": champion.number,
             "model_dir": str(model_dir(home, champion)),
             "trained_to": champion.trained_to.isoformat() if champion.trained_to else None,
+            "created_at": champion.created_at.isoformat(),
+            "scores": dict(champion.scores),
         },
         "comparison": _comparison(state, policy, home),
     }

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller.reconcile import GROUNDS
 from controller.state import Cycle, Event, Hold, Incident, ModelState, Version
 from deployers.target import TargetStatus
+from policies.durations import about
+from policies.signals import Signal, SignalKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +112,20 @@ class TargetView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FeedView:
+    """How labels come in, as last measured; a number that is None is unknown, and the sentence says why."""
+
+    coverage: float | None
+    """Share of the rows old enough to have a label that do have one."""
+    rows: int
+    """How many rows are old enough."""
+    lag_s: float | None
+    """Within this 99 % of labels came."""
+    sentence: str
+    observed_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSummary:
     """A model in a list."""
 
@@ -142,6 +158,8 @@ class ModelDetail(ModelSummary):
     address: str
     """Where predictions are asked for; empty if nothing serves."""
     target: TargetView
+    feed: FeedView | None = None
+    """None until it is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +204,11 @@ def summary(state: ModelState, sentence: str) -> ModelSummary:
     return ModelSummary(**_summary_fields(state, sentence))
 
 
-def detail(state: ModelState, sentence: str, target: TargetStatus | None, target_error: str = "") -> ModelDetail:
+def detail(
+    state: ModelState, sentence: str, target: TargetStatus | None, target_error: str = "",
+    signals: Mapping[str, Signal] = {},
+) -> ModelDetail:  # fmt: skip
+    """`signals`: the newest measurements, by their keys."""
     spec = json.loads(state.policy)["spec"]
     return ModelDetail(
         **_summary_fields(state, sentence),
@@ -197,6 +219,34 @@ def detail(state: ModelState, sentence: str, target: TargetStatus | None, target
         versions=[version(v) for _, v in sorted(state.versions.items())],
         address=target.address if target else "",
         target=_target(target, target_error),
+        feed=feed(signals),
+    )
+
+
+def feed(signals: Mapping[str, Signal]) -> FeedView | None:
+    """From the measurements of any version; None if these two are not among them.
+
+    >>> from datetime import UTC
+    >>> night = datetime(2013, 3, 2, 3, 0, tzinfo=UTC)
+    >>> feed({"label_coverage": Signal.of(0.981, observed_at=night, rows=1204),
+    ...       "label_lag": Signal.of(21600.0, observed_at=night)}).sentence
+    '98.1 % of the 1,204 rows old enough have a label; 99 % of labels come within 6h'
+    """
+    share, lag = signals.get(SignalKind.LABEL_COVERAGE.value), signals.get(SignalKind.LABEL_LAG.value)
+    if share is None or lag is None:
+        return None
+    covered = (
+        f"{share.value * 100:.1f} % of the {share.rows:,} rows old enough have a label"
+        if share.value is not None
+        else share.reason
+    )
+    late = f"99 % of labels come within {about(timedelta(seconds=lag.value))}" if lag.value is not None else lag.reason
+    return FeedView(
+        coverage=share.value,
+        rows=share.rows,
+        lag_s=lag.value,
+        sentence="; ".join(dict.fromkeys([covered, late])),
+        observed_at=share.observed_at,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from controller.state import Event
+from policies.signals import Signal, SignalKind
 
 REGISTRY = CollectorRegistry()
 
@@ -33,6 +34,24 @@ INCIDENTS_OPEN = Gauge(
 )
 LEADER_EPOCH = Gauge("ratchet_controller_leader_epoch", "Fencing epoch, 0 when not leading", registry=REGISTRY)
 EVENTS = Counter("ratchet_controller_events_total", "Recorded events, by kind", ["kind"], registry=REGISTRY)
+
+
+LABEL_COVERAGE = Gauge(
+    "ratchet_controller_label_coverage", "Share of the rows old enough that have a label", ["model"], registry=REGISTRY
+)
+LABEL_LAG = Gauge(
+    "ratchet_controller_label_lag_seconds", "Within this 99 % of labels come", ["model"], registry=REGISTRY
+)
+
+
+def show_labels(model: str, signals: Mapping[str, Signal]) -> None:
+    """What was last measured of how labels come in. What is unknown, or of a model that is gone, has no sample: 0 would be a lie."""
+    for gauge, kind in ((LABEL_COVERAGE, SignalKind.LABEL_COVERAGE), (LABEL_LAG, SignalKind.LABEL_LAG)):
+        signal = signals.get(kind.value)
+        if signal is not None and signal.value is not None:
+            gauge.labels(model).set(signal.value)
+        else:
+            gauge.remove_by_labels({"model": model})
 
 
 def count_events(events: Iterable[Event]) -> None:

@@ -10,9 +10,11 @@ from controller_states import HOUR, MINUTE, NAME, NOW, POLICY, compared, measure
 
 from controller.observing import OBSERVE_GRACE_S, JobObserver, observe_inputs
 from controller.state import ModelState, Phase
+from controller.telemetry.metrics import REGISTRY, show_labels
 from controller.work import OBSERVE_TIMEOUT_S
 from pipelines.jobs.fake import FakeJobRunner
 from pipelines.jobs.port import JobSpec, JobStatus, PermanentJobError, RetryableJobError
+from policies.signals import Signal
 
 KEY = "performance:accuracy:1h:100"
 ANSWER: dict[str, Any] = {
@@ -174,3 +176,22 @@ def test_every_model_is_asked_how_its_labels_come_in() -> None:
     keys = [q["key"] for q in observe_inputs(state(), POLICY, NOW, Path("/nowhere"))["queries"]]
     assert keys[-2:] == ["label_coverage", "label_lag"]
     assert len(keys) == len(set(keys))
+
+
+def test_how_labels_come_in_is_a_metric_while_it_is_known() -> None:
+    """A sample a model; none where it is unknown or the model is gone."""
+    at = {"reason": "", "rows": 500, "observed_at": NOW.isoformat(), "window_end": None}
+    told = {"label_coverage": {"value": 0.93, **at}, "label_lag": {"value": 3600.0, **at}}
+    bench = Bench()
+    bench.jobs.scripts["evaluators.observe:run"] = {**ANSWER, "signals": told}
+    name = "labels-metric"
+    bench.observe(named(name))
+    bench.finish()
+    bench.observe(named(name))
+    where = {"model": name}
+    assert REGISTRY.get_sample_value("ratchet_controller_label_coverage", where) == 0.93
+    assert REGISTRY.get_sample_value("ratchet_controller_label_lag_seconds", where) == 3600.0
+    assert bench.observer.signals(name)["label_coverage"].value == 0.93
+    show_labels(name, {"label_coverage": Signal.unknown("no label has arrived yet", observed_at=NOW)})
+    assert REGISTRY.get_sample_value("ratchet_controller_label_coverage", where) is None
+    assert REGISTRY.get_sample_value("ratchet_controller_label_lag_seconds", where) is None
