@@ -166,7 +166,8 @@ class DataSpec(Shape):
     min_rows: PositiveInt = 200
     """A cycle with fewer rows to train on fails."""
     quality: Literal["hold", "warn", "off"] = "hold"
-    """What becomes of rows in which something is wrong with the data: `hold` keeps them from training and judging, `warn` only says so."""
+    """What becomes of rows in which something is wrong with the data: `hold` keeps them from training and judging, `warn` only says so.
+    `off` does not look."""
     quality_ignore: tuple[Text, ...] = ()
     """Columns in which nothing wrong is looked for."""
 
