@@ -16,6 +16,7 @@ from controller import incidents, phases, rollouts
 from controller.budget import spent_words
 from controller.cycle import JOB_PHASES, TRAFFIC_PHASES, Move
 from controller.draft import BOOTSTRAP, FROZEN_PHASES, Decision, Draft, because, until
+from controller.evidence import drift_window
 from controller.state import FaultOrigin, Hold, ModelState, Phase
 from deployers.target import TargetStatus
 from pipelines.jobs.port import JobStatus
@@ -117,7 +118,8 @@ def _watch(draft: Draft, snapshot: Snapshot) -> str:
         sentence = "first cycle: no version serves yet"
         draft.open_cycle(BOOTSTRAP, sentence)
         return sentence
-    result = triggers.evaluate(draft.policy.spec.triggers, trigger_facts(draft, snapshot))
+    facts = trigger_facts(draft, snapshot)
+    result = triggers.evaluate(draft.policy.spec.triggers, facts)
     if result.memory != state.trigger_memory:
         draft.set(trigger_memory=result.memory)
     if result.state is not triggers.TriggerState.FIRED:
@@ -126,7 +128,8 @@ def _watch(draft: Draft, snapshot: Snapshot) -> str:
         return f"v{state.champion} serves; would retrain, because {result.sentence}, but {refusal}"
     sentence = f"retraining, because {result.sentence}"
     draft.open_cycle(f"trigger: {result.sentence}", sentence)
-    draft.set_cycle(changed_at=result.changed_at)
+    window = drift_window(draft.policy.spec.triggers, result.leaves, facts, state.champion)
+    draft.set_cycle(changed_at=result.changed_at, drift=window)
     return sentence
 
 
@@ -141,6 +144,7 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         signals=incidents.trusted(observed.signals, state.faults) if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
+        trained_rows=champion.lineage.get("rows") if champion else None,
         objective=draft.policy.spec.objective.metric,
         trained_to=champion.trained_to if champion else None,
         since=state.last_closed_at or state.created_at,

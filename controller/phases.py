@@ -9,7 +9,7 @@ from typing import Any
 
 from controller import quarantine
 from controller.budget import compute_left_s, spent_words
-from controller.cycle import JOB_PHASES, Move
+from controller.cycle import JOB_PHASES, Move, final_model
 from controller.draft import Draft, until
 from controller.state import ModelState, Phase, Refused, Version, VersionStatus
 from pipelines.jobs.port import JobState, JobStatus
@@ -228,7 +228,7 @@ def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
 
 def _new_version(draft: Draft, number: int, digest: str) -> Version:
     outputs = draft.cycle.outputs
-    trained, judged = outputs[Phase.TRAINING.value], outputs[Phase.JUDGING.value]
+    trained, judged = final_model(outputs), outputs[Phase.JUDGING.value]
     prepared = outputs[Phase.PREPARING.value]
     trained_to = trained.get("trained_to")
     return Version(
@@ -239,7 +239,7 @@ def _new_version(draft: Draft, number: int, digest: str) -> Version:
         lineage={
             "verdict": judged["verdict"], "gates": judged["sentence"], "model_digest": trained["model_digest"],
             "component": trained["component"], "parameters": trained["parameters"], "window_s": trained["window_s"],
-            "rows": trained["rows"], "data": prepared["fingerprint"], "code": trained.get("code"),
+            "rows": trained["rows"], "judged_rows": judged.get("rows"), "data": prepared["fingerprint"], "code": trained.get("code"),
             "policy": draft.state.policy_digest,
         },
     )  # fmt: skip

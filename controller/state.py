@@ -87,6 +87,16 @@ class Version:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DriftWindow:
+    """The live rows whose drift opened a cycle."""
+
+    version: int
+    """From whose training rows they have moved away."""
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cycle:
     """One pass round the loop. At most one a model is open (invariant 1)."""
 
@@ -133,6 +143,8 @@ class Cycle:
     """Whether people were told that the challenger fails while a hold keeps its traffic from moving."""
     compute_s: float = 0.0
     """Seconds of job time used so far."""
+    drift: DriftWindow | None = None
+    """Set if drift opened it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.budget import compute_left_s
-from controller.cycle import JOB_PHASES
+from controller.cycle import JOB_PHASES, final_model
 from controller.state import Cycle, ModelState, Phase, Version
 from pipelines.jobs.port import JobSpec, Limits
 from policies.schema import ModelPolicy
@@ -71,27 +71,30 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
     champion = state.versions[state.champion] if state.champion is not None else None
     document = {"policy": json.loads(state.policy), "policy_dir": state.policy_dir}
     outputs = cycle.outputs
+    changed = {"changed_at": cycle.changed_at.isoformat() if cycle.changed_at else None}
     match cycle.phase:
         case Phase.PREPARING:
             assert cycle.cutoff is not None
-            return {**document, "now": cycle.cutoff.isoformat()}
+            return {**document, **changed, "now": cycle.cutoff.isoformat()}
         case Phase.TUNING:
             return {
                 **document,
+                **changed,
                 "prepared": outputs[Phase.PREPARING],
                 "champion": _parameters(champion),
                 "seed": policy.spec.train.seed + cycle.number,
             }
         case Phase.TRAINING:
-            return {**document, "prepared": outputs[Phase.PREPARING], "tuned": outputs[Phase.TUNING]}
+            return {**document, **changed, "prepared": outputs[Phase.PREPARING], "tuned": outputs[Phase.TUNING]}
         case Phase.JUDGING:
             return {
                 **document,
                 "prepared": outputs[Phase.PREPARING],
-                "earlier": list(state.hold_out_uses),
-                "model_dir": outputs[Phase.TRAINING]["model_dir"],
                 "cycle": cycle.number,
                 "refused": [one.cycle for one in state.refused],
+                "earlier": list(state.hold_out_uses),
+                "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "refit_dir": (outputs[Phase.TRAINING].get("refit") or {}).get("model_dir"),
                 "champion": {"number": champion.number, "model_dir": str(model_dir(home, champion))}
                 if champion
                 else None,
@@ -100,7 +103,7 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
         case _:
             return {
                 "number": cycle.challenger,
-                "model_dir": outputs[Phase.TRAINING]["model_dir"],
+                "model_dir": final_model(outputs)["model_dir"],
                 "estimator": outputs[Phase.JUDGING].get("estimator"),
                 "annotations": image_annotations(state, cycle),
                 "base": policy.spec.deploy.base_image,
@@ -121,7 +124,7 @@ def _parameters(champion: Version | None) -> dict[str, Any] | None:
 
 def image_annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
     """The lineage that goes into the image. No clock in it but the data's: the same inputs must give the same digest."""
-    prepared, trained = cycle.outputs[Phase.PREPARING], cycle.outputs[Phase.TRAINING]
+    prepared, trained = cycle.outputs[Phase.PREPARING], final_model(cycle.outputs)
     judged = cycle.outputs[Phase.JUDGING]
     code = trained.get("code") or {}
     return {

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.change import rise, row_losses, standard_error
 from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.scored import Scored, why_undefined
 from evaluators.wording import count
 from pipelines.data.prediction_log import read_labelled
 from policies.signals import Signal
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _INSTANT = timedelta(microseconds=1)
+_NO_LABEL = "no label has arrived yet, so nothing has matured"
 
 
 def performance(query: Query, scene: Scene) -> Signal:
@@ -25,18 +32,21 @@ def performance(query: Query, scene: Scene) -> Signal:
     assert query.window is not None
     delay = scene.label_delay
     if delay is None:
-        return Signal.unknown("no label has arrived yet, so nothing has matured", observed_at=scene.now)
+        return Signal.unknown(_NO_LABEL, observed_at=scene.now)
+    if scene.stalled is not None:
+        # Of the rows that are old enough only those with quick labels would be scored.
+        return Signal.unknown(f"the label feed has stalled: {scene.stalled.sentence}", observed_at=scene.now)
     end = scene.now - delay
-    frame = read_labelled(
+    every_version = read_labelled(
         scene.log,
         since=end - query.window + _INSTANT,
         until=end + _INSTANT,
         labels_until=scene.now + _INSTANT,
         role="live",
-        versions=[scene.champion],
         features=False,
         problems=scene.problems,
     )
+    frame = every_version[every_version["version"] == scene.champion]
     codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
     rows = int(np.count_nonzero(usable))
     if rows < max(query.min_rows, 1):
@@ -61,7 +71,29 @@ def performance(query: Query, scene: Scene) -> Signal:
     if not np.isfinite(value):
         reason = f"{query.metric} is not defined: {why_undefined(scored, answers)}"
         return Signal.unknown(reason, observed_at=scene.now, rows=rows)
-    return Signal.of(value, observed_at=scene.now, rows=rows, window_end=end)
+    signal = Signal.of(value, observed_at=scene.now, rows=rows, window_end=end)
+    metric = query.metric
+    return replace(
+        signal,
+        stderr=standard_error(lambda kept: scored.where(kept).score(metric, answers[kept]), rows),
+        changed_at=_changed_at(every_version, scene),
+    )
+
+
+def _changed_at(frame: pd.DataFrame, scene: Scene) -> datetime | None:
+    """Since when losses are higher than before, by the rows of all versions: a champion may be younger than the change."""
+    codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
+    rows = frame[usable]
+    try:
+        place = rise(
+            row_losses(scene.spec.task, codes[usable], logged_scores(rows, scene.folder.classes, scene.spec.task))
+        )
+    except StrangeScoresError:  # a version that knew other classes: its losses cannot be told from here
+        return None
+    if place is None:
+        return None
+    moment: datetime = rows["at"].iloc[place].to_pydatetime()
+    return moment
 
 
 def volume(scene: Scene) -> Signal:
@@ -70,14 +102,28 @@ def volume(scene: Scene) -> Signal:
         reason = f"v{scene.champion} does not say up to when its training rows go (data.time is not set)"
         return Signal.unknown(reason, observed_at=scene.now)
     delay = scene.label_delay or timedelta(0)
-    frame = read_labelled(
-        scene.log,
-        since=scene.trained_to + _INSTANT,
-        until=scene.now - delay + _INSTANT,
-        labels_until=scene.now + _INSTANT,
-        role="live",
-        features=False,
+    rows = scene.log.count_labelled(
+        since=scene.trained_to + _INSTANT, until=scene.now - delay + _INSTANT, labels_until=scene.now + _INSTANT,
         problems=scene.problems,
-    )
-    rows = int(frame["id"].nunique())
+    )  # fmt: skip
     return Signal.of(float(rows), observed_at=scene.now, rows=rows, window_end=scene.now - delay)
+
+
+def label_coverage(query: Query, scene: Scene) -> Signal:
+    """Share of the live rows of (now - delay - window, now - delay], of any version, that have a label."""
+    delay = scene.label_delay
+    if delay is None:
+        return Signal.unknown(_NO_LABEL, observed_at=scene.now)
+    share, rows = scene.feed.coverage(delay.total_seconds())
+    if share is None or rows < query.min_rows:
+        reason = f"{count(rows, 'row')} old enough to have a label, {max(query.min_rows, 1):,} needed"
+        return Signal.unknown(reason, observed_at=scene.now, rows=rows)
+    return Signal.of(share, observed_at=scene.now, rows=rows, window_end=scene.now - delay)
+
+
+def label_lag(scene: Scene) -> Signal:
+    """How long 99 % of labels take at the most, of those that arrived within the newest window, seconds."""
+    lag_s = scene.feed.lag_s()
+    if lag_s is None:
+        return Signal.unknown("no label has arrived yet", observed_at=scene.now)
+    return Signal.of(lag_s, observed_at=scene.now, rows=len(scene.feed.lags_s()), window_end=scene.now)

@@ -31,18 +31,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LIBRARIES = ("pandas", "pyarrow", "numpy")
+_US = 1_000_000
+HOLDOUT_ROWS_MIN = 100
+"""A holdout that is cut short, because the world changed, keeps at least so many rows."""
 _TABLE, _TRAIN, _HOLDOUT = "table.parquet", "train.parquet", "holdout.parquet"
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Job `pipelines.prepare:run`.
 
-    In: `policy` (JSON), `policy_dir`, `home`, `now` (ISO 8601), `model`. Out: `fingerprint` of the prepared rows; paths `train` and
-    `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`, `rows_table` (all read);
-    `trained_to` and `holdout_from` (ISO 8601, null without
-    a time column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`; and what was held because something is
-    wrong with it: `held` (list of `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those
-    that are held, only these three and `inconclusive` and `sentence`, which say so.
+    In: `policy` (JSON), `policy_dir`, `home`, `now` and `changed_at` (ISO 8601; the latter null or absent where no change is known),
+    `model`. Out: `fingerprint` of the prepared rows; paths `train` and `holdout`; `rows_train`, `rows_holdout`, `rows_immature`,
+    `rows_unlabelled`, `rows_table` (all that were read); `trained_to`, `holdout_from` and `holdout_to` (ISO 8601, null without a time
+    column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`; and what was held because something is wrong
+    with it: `held` (list of `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those that are
+    held, only these three and `inconclusive` and `sentence`, which say so.
 
     Raises PermanentJobError for data that cannot be trained on, RetryableJobError if a source or the cache is away.
     """
@@ -67,7 +70,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     )  # fmt: skip
     context.report(text="selecting rows")
     try:
-        selection = select(rows, spec, now, held=found.rows)
+        selection = select(rows, spec, now, changed_at(inputs, spec), held=found.rows)
     except PermanentJobError as error:
         if not found.rows.any():
             raise
@@ -83,6 +86,12 @@ def parse_policy(value: Mapping[str, Any]) -> ModelPolicy:
         return ModelPolicy.model_validate(value)
     except ValidationError as error:
         raise PermanentJobError(f"policy: {error}") from error
+
+
+def changed_at(inputs: Mapping[str, Any], spec: Spec) -> datetime | None:
+    """When the change happened for which the cycle was opened, if that is known and the policy asks for a window since then."""
+    moment = inputs.get("changed_at")
+    return datetime.fromisoformat(moment) if moment and "since_change" in spec.train.windows else None
 
 
 # ---------------------------------------------------------------- step: read
@@ -171,6 +180,7 @@ class Selection:
     unlabelled: int
     trained_to: datetime | None
     holdout_from: datetime | None
+    holdout_to: datetime | None
     notes: tuple[str, ...]
 
     def digest(self) -> str:
@@ -181,7 +191,14 @@ def _deciding_columns(data: DataSpec) -> list[str]:
     return [name for name in (data.label, data.time, data.label_time) if name is not None]
 
 
-def select(table: pd.DataFrame, spec: Spec, now: datetime, *, held: NDArray[np.bool_] | None = None) -> Selection:
+def select(
+    table: pd.DataFrame,
+    spec: Spec,
+    now: datetime,
+    changed_at: datetime | None = None,
+    *,
+    held: NDArray[np.bool_] | None = None,
+) -> Selection:
     """Which rows of the checked table (its label and time columns suffice) to train on and to judge with at `now`, but none of
     those that are `held` (n,).
 
@@ -198,7 +215,7 @@ def select(table: pd.DataFrame, spec: Spec, now: datetime, *, held: NDArray[np.b
         label_time=table[data.label_time] if data.label_time is not None else None,
         label_delay=data.label_delay,
     )
-    train, holdout = split(time, found.counts if held is None else found.counts & ~held, spec)
+    train, holdout = split(time, found.counts if held is None else found.counts & ~held, spec, changed_at)
     rows = int(train.sum())
     if rows < data.min_rows:
         raise PermanentJobError(
@@ -214,30 +231,32 @@ def select(table: pd.DataFrame, spec: Spec, now: datetime, *, held: NDArray[np.b
         unlabelled=found.unlabelled,
         trained_to=_moment(time, train, newest=True),
         holdout_from=_moment(time, holdout, newest=False),
+        holdout_to=_moment(time, holdout, newest=True),
         notes=tuple(notes),
     )
 
 
-def split(time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks (n,) of the rows to train on and of the holdout, among the rows that count. `time` is in ascending order.
+def split(
+    time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec, changed_at: datetime | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks (n,) of the rows to train on and of the holdout, among the rows that count. `time` is in ascending order; without it, row i
+    lies at second i.
 
     With the largest training window W (or none) and the newest row at T, the holdout is the newest share of the rows of (T - W, T], or its
-    last time span; it starts at a time H, never in the middle of rows of one time. Training has the rows of [H - W, H).
+    last time span; it starts at a time H, never in the middle of rows of one time. Training has the rows of [H - W, H). Where the world
+    changed at C, the holdout is at most a third of the rows since C: else none of the new world would be left to train on.
     """
-    windows = spec.train.windows
-    holdout = spec.data.holdout
-    if time is None and (windows or isinstance(holdout, timedelta)):
-        raise PermanentJobError(
-            "data.time: train.window and a holdout in time need the column that holds the rows' time"
-        )
+    longest, holdout = spec.train.longest_window, spec.data.holdout
     index = np.flatnonzero(counts)
-    ordinal = index if time is None else np.asarray(time.dt.as_unit("us").astype("int64"))[index]  # us since 1970
-    window_us = max(windows) // timedelta(microseconds=1) if windows else None
+    ordinal = index * _US if time is None else np.asarray(time.dt.as_unit("us").astype("int64"))[index]  # us since 1970
+    window_us = longest // timedelta(microseconds=1) if longest is not None else None
     train = np.zeros(len(counts), dtype=bool)
     kept = np.zeros(len(counts), dtype=bool)
     if not len(index):
         return train, kept
     start = _holdout_start(ordinal, holdout, window_us)
+    if changed_at is not None:
+        start = max(start, _start_after_change(ordinal, round(changed_at.timestamp() * _US)))
     kept[index[ordinal >= start]] = True
     older = ordinal < start
     if window_us is not None:
@@ -255,6 +274,13 @@ def _holdout_start(ordinal: NDArray[np.int64], holdout: float | timedelta, windo
     return int(inside[len(inside) - max(1, math.ceil(holdout * len(inside)))])
 
 
+def _start_after_change(ordinal: NDArray[np.int64], changed_us: int) -> int:
+    """Where a holdout begins that leaves two thirds of the rows since the change to train on; the oldest row if there are too few."""
+    since = ordinal[ordinal >= changed_us]
+    held_out = len(since) // 3
+    return int(since[-held_out]) if held_out >= HOLDOUT_ROWS_MIN else int(ordinal[0])
+
+
 def _moment(time: pd.Series | None, mask: NDArray[np.bool_], *, newest: bool) -> datetime | None:
     if time is None or not mask.any():
         return None
@@ -270,10 +296,9 @@ def _log_since(spec: Spec, now: datetime) -> datetime | None:
     Newest matured row, holdout, window: each lies at most this far before the one after it. Where the label delay is not given it is
     taken to be no longer than the window.
     """
-    windows = spec.train.windows
-    if not windows:
+    window = spec.train.longest_window
+    if window is None:
         return None
-    window: timedelta = max(windows)
     holdout = spec.data.holdout if isinstance(spec.data.holdout, timedelta) else window
     return now - (spec.data.label_delay or window) - holdout - window
 
@@ -342,6 +367,7 @@ def _output(prepared: Entry, selection: Selection, table: Entry, held: list[str]
         "rows_table": table.result["rows"],
         "trained_to": selection.trained_to.isoformat() if selection.trained_to else None,
         "holdout_from": selection.holdout_from.isoformat() if selection.holdout_from else None,
+        "holdout_to": selection.holdout_to.isoformat() if selection.holdout_to else None,
         "features": prepared.result["features"],
         "classes": prepared.result["classes"],
         "cached": prepared.cached,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.components.base import Component, Fitted, ParameterValue
 from pipelines.data.features import Feature, features_from_json, model_frame
-from pipelines.data.labels import classes_of, encode_labels
+from pipelines.data.labels import classes_of, encode_labels, label_key
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import Task
 from policies.schema import ModelPolicy
@@ -27,6 +27,7 @@ class Prepared:
     holdout: Path
     features: tuple[Feature, ...]
     classes: tuple[Any, ...] | None
+    rows_holdout: int | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -36,12 +37,19 @@ class Prepared:
             holdout=Path(value["holdout"]),
             features=features_from_json(value["features"]),
             classes=None if value["classes"] is None else tuple(value["classes"]),
+            rows_holdout=value.get("rows_holdout"),
         )
 
     def train_frame(self) -> pd.DataFrame:
         """All prepared training rows in the order of time; features as models take them, other columns as prepared.
         Raises PermanentJobError if they are gone from the cache."""
         return read_prepared(self.train, self.features)
+
+    def whole_frame(self) -> pd.DataFrame:
+        """Those of the hold-out too."""
+        import pandas as pd
+
+        return pd.concat([self.train_frame(), read_prepared(self.holdout, self.features)], ignore_index=True)
 
 
 def read_prepared(path: Path, features: Sequence[Feature]) -> pd.DataFrame:
@@ -60,7 +68,7 @@ def read_prepared(path: Path, features: Sequence[Feature]) -> pd.DataFrame:
 
 
 def windowed(frame: pd.DataFrame, time_column: str | None, window_s: float | None) -> pd.DataFrame:
-    """The rows newer than `window_s` seconds before the newest one; all of them without a window.
+    """The rows newer than `window_s` seconds before the newest one; all of them without a window. Without a time a row is a second.
 
     >>> import pandas as pd
     >>> rows = pd.DataFrame({"at": pd.to_datetime([0, 50, 100], unit="s", utc=True)})
@@ -71,29 +79,49 @@ def windowed(frame: pd.DataFrame, time_column: str | None, window_s: float | Non
 
     if window_s is None:
         return frame
-    assert time_column is not None, "the schema asks for data.time where there is a window"
+    if time_column is None:
+        return frame.iloc[-int(window_s) :]
     time = frame[time_column]
     return frame[time > time.max() - pd.Timedelta(seconds=window_s)]
 
 
+def present_classes(label: pd.Series, task: Task, classes: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    """Those of `classes` that occur in `label`, in the same order: a model knows what it has seen, and a class may be new, or gone.
+
+    None for a regression. Raises PermanentJobError with fewer than two, or than both of a binary task.
+    """
+    if classes is None:
+        return None
+    seen = {label_key(value) for value in classes_of(label, task) or []}
+    present = tuple(value for value in classes if label_key(value) in seen)
+    needed = len(classes) if task is Task.BINARY else 2
+    if len(present) < needed:
+        absent = next(value for value in classes if value not in present)
+        raise PermanentJobError(
+            f"train.window: its {len(label):,} rows hold no row of the class {absent!r}; take a longer one"
+        )
+    return present
+
+
 def fit_component(
     policy: ModelPolicy,
-    train_frame: pd.DataFrame,
+    rows: pd.DataFrame,
     component: Component,
     parameters: Mapping[str, ParameterValue],
-    window_s: float | None,
-    seed: int,
     *,
     features: Sequence[Feature],
     classes: Sequence[Any] | None,
 ) -> Fitted:
-    """Fit on the window's rows of `train_frame` (see `Prepared.train_frame`).
+    """Fit on prepared rows (`Prepared.train_frame`), whose labels are `classes`, each of which occurs.
 
-    Raises PermanentJobError if the parameters do not fit, or if a class has no row in the window.
+    Raises PermanentJobError if the parameters do not fit.
     """
+    import pandas as pd
+
     spec = policy.spec
-    rows = windowed(train_frame, spec.data.time, window_s)
-    target = _target(rows[spec.data.label], spec.task, classes, window_s)
+    label = rows[spec.data.label]
+    codes = encode_labels(label, classes)
+    target = pd.Series(codes if classes is None else codes.astype("int64"), index=label.index, name=label.name)
     return component.fit(
         model_frame(rows, features),
         target,
@@ -101,19 +129,5 @@ def fit_component(
         task=spec.task,
         classes=classes,
         parameters=parameters,
-        seed=seed,
+        seed=spec.train.seed,
     )
-
-
-def _target(label: pd.Series, task: Task, classes: Sequence[Any] | None, window_s: float | None) -> pd.Series:
-    import pandas as pd
-
-    codes = encode_labels(label, classes)
-    if task is Task.REGRESSION:
-        return pd.Series(codes, index=label.index, name=label.name)
-    assert classes is not None, "classification has classes"
-    present = classes_of(label, task) or []
-    if absent := [value for value in classes if value not in present]:
-        window = "the training rows" if window_s is None else f"the window of {window_s:g} s"
-        raise PermanentJobError(f"train.window: {window} holds no row of the class {absent[0]!r}; take a longer one")
-    return pd.Series(codes.astype("int64"), index=label.index, name=label.name)

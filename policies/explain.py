@@ -95,18 +95,25 @@ def _source(source: Source) -> str:
             return "the model's own prediction log"
 
 
+def _window(window: timedelta | str) -> str:
+    if isinstance(window, timedelta):
+        return f"rows of the last {span(window)}"
+    return "all rows" if window == "all" else "the rows since the change"
+
+
 def _training(spec: Spec) -> list[str]:
     train, tune = spec.train, spec.tune
     what = " or ".join(train.components) or f"{train.entrypoint} from the folder {train.code}"
-    windows = " or ".join(span(window) for window in train.windows)
-    rows = f"rows of the last {windows}" if windows else "all rows"
+    rows = " or ".join(map(_window, train.windows)) or "all rows"
+    warm = f" ({tune.warm_trials} where it starts from a champion)" if tune.warm_trials is not None else ""
     at_once = f", {tune.parallel} at a time" if tune.parallel > 1 else ""
     search = (
-        f"after a search of at most {tune.trials} trials or {span(tune.timeout)}{at_once}"
+        f"after a search of at most {tune.trials} trials{warm} or {span(tune.timeout)}{at_once}"
         if tune.trials
         else "without a search"
     )
-    return [f"Trains {what} on {rows}, {search}."]
+    again = " What passes its gates is fitted once more with the rows that judged it." if train.refit else ""
+    return [f"Trains {what} on {rows}, {search}.{again}"]
 
 
 # ---------------------------------------------------------------- triggers
@@ -155,6 +162,8 @@ def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
         case StalenessTrigger():
             return f"nothing newer was trained on, and no cycle closed, for {span(leaf.staleness.age)}"
         case VolumeTrigger():
+            if leaf.volume.growth is not None:
+                return f"with the labels that have matured since, there are {leaf.volume.growth:g} times the rows that it was trained on"
             return f"{leaf.volume.labelled_rows} labelled rows have matured since the training"
         case _:
             return "never by itself (manual)"
@@ -167,15 +176,25 @@ def _performance(rule: Performance) -> str:
         bad = f"is above {rule.above:g}"
     else:
         bad = f"is worse by {rule.drop:g} or more than when the champion was promoted"
+    if rule.confidence is not None:
+        bad += f", beyond chance ({100 * rule.confidence:g} % sure)"
     hold = f", without a break for {span(rule.for_)}" if rule.for_ else ""
     return f"{rule.metric} over the last {span(rule.window)} (at least {rule.min_rows} rows with labels) {bad}{hold}"
 
 
 def _drift(rule: Drift) -> str:
     windows = f"in {rule.for_} windows running, each" if rule.for_ > 1 else "in a window"
+    match rule.threshold:
+        case "evidently":
+            beyond = ""
+        case "calibrated":
+            beyond = ", beyond what the version's first quiet windows showed"
+        case distance:
+            beyond = f", by a distance of {distance:g} or more"
+    also = f", while {_estimated(rule.only_if.estimated_performance)}" if rule.only_if else ""
     return (
         f"{100 * rule.share:g} % of the features or more drift {windows} of {span(rule.window)} "
-        f"(at least {rule.min_rows} rows)"
+        f"(at least {rule.min_rows} rows){beyond}{also}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
@@ -187,6 +188,12 @@ class DataSpec(Shape):
 
 
 # ---------------------------------------------------------------- train, tune
+TrainWindow = Annotated[
+    Annotated[Literal["all", "since_change"], Tag("<named>")] | Annotated[PositiveDuration, Tag("<span>")],
+    Discriminator(lambda v: "<named>" if v in ("all", "since_change") else "<span>"),
+]
+
+
 class TrainSpec(Shape):
     """What is fitted: a component family (or several to choose from), or the owner's own code."""
 
@@ -204,13 +211,16 @@ class TrainSpec(Shape):
     """Folder that holds the entrypoint's module."""
     window: (
         Annotated[
-            Annotated[PositiveDuration, Tag("<one>")]
-            | Annotated[tuple[PositiveDuration, ...], Field(min_length=1), Tag("<many>")],
+            Annotated[TrainWindow, Tag("<one>")]
+            | Annotated[tuple[TrainWindow, ...], Field(min_length=1), Tag("<many>")],
             Discriminator(one_or_many),
         ]
         | None
     ) = None
-    """Trains on rows newer than this; by default on all. Of several, the search chooses."""
+    """Trains on rows newer than this; `all`, the default, on all; `since_change` on those after the change that fired. Of several, the
+    search chooses. Without `data.time` one row counts as one second."""
+    refit: Flag = False
+    """Whether the recipe that passed is fitted once more, on the rows that judged it too, so that what serves knows the newest rows."""
     parameters: Parameters = Field(default_factory=dict)
     """Fixed parameters of the component or entrypoint; not searched."""
     timeout: PositiveDuration = parse_duration("1h")
@@ -235,10 +245,16 @@ class TrainSpec(Shape):
         return (self.component,) if isinstance(self.component, str) else self.component
 
     @property
-    def windows(self) -> tuple[Any, ...]:
+    def windows(self) -> tuple[timedelta | Literal["all", "since_change"], ...]:
         if self.window is None:
             return ()
         return self.window if isinstance(self.window, tuple) else (self.window,)
+
+    @property
+    def longest_window(self) -> timedelta | None:
+        """None if it has no bound: all rows, or all since a change."""
+        spans = [window for window in self.windows if isinstance(window, timedelta)]
+        return max(spans) if spans and len(spans) == len(self.windows) else None
 
 
 class FloatRange(Shape):
@@ -300,6 +316,8 @@ class TuneSpec(Shape):
 
     trials: Annotated[Whole, Field(ge=0, le=100_000)] = 20
     """How many sets of parameters to try, at most."""
+    warm_trials: Annotated[Whole, Field(ge=0, le=100_000)] | None = None
+    """The same where there is a champion to start from; by default as many as `trials`."""
     timeout: PositiveDuration = parse_duration("10m")
     """Wall-clock time of the whole search."""
     parallel: Annotated[Whole, Field(ge=1, le=64)] = 1
@@ -439,8 +457,7 @@ class Spec(Shape):
     def _time_is_known(self) -> Self:
         if self.data.time is not None or isinstance(self.data.source, PredictionLogSource):
             return self
-        needing = ["train.window"] if self.train.windows else []
-        needing += ["data.holdout as a time span"] if not isinstance(self.data.holdout, float) else []
+        needing: list[str] = []
         seasonal = any(isinstance(gate, BaselineGate) and gate.baseline == "seasonal_naive" for gate in self.gates)
         needing += ["the baseline seasonal_naive of gates"] if seasonal else []
         if needing:
@@ -476,6 +493,9 @@ def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
                 found.append((f"triggers.{place}.metric", leaf.performance.metric))
             case EstimatedPerformanceTrigger() if leaf.estimated_performance.metric is not None:
                 found.append((f"triggers.{place}.metric", leaf.estimated_performance.metric))
+            case DriftTrigger() if leaf.drift.only_if and leaf.drift.only_if.estimated_performance.metric:
+                where = f"triggers.{place}.only_if.estimated_performance.metric"
+                found.append((where, leaf.drift.only_if.estimated_performance.metric))
     return found
 
 

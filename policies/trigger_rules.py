@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 from policies.cron import parse_cron
@@ -20,6 +21,7 @@ from policies.signals import Signal, SignalKind, SignalQuery
 from policies.trigger_shapes import (
     Drift,
     DriftTrigger,
+    EstimatedPerformance,
     EstimatedPerformanceTrigger,
     ManualTrigger,
     Performance,
@@ -54,6 +56,12 @@ class TriggerFacts:
     """By `SignalQuery.key`."""
     baselines: Mapping[str, float] = field(default_factory=dict)
     """Metric → score of the champion when it was promoted."""
+    baseline_rows: int | None = None
+    """Rows on which the champion was scored then; None if that is not known."""
+    objective: str = ""
+    """The metric that is meant where a trigger names none."""
+    trained_rows: int | None = None
+    """Rows that the champion was trained on; None if that is not known."""
     trained_to: datetime | None = None
     """Time of the champion's newest training row, where rows have times."""
     memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -75,6 +83,8 @@ class Look:
     """JSON for the next look; empty where nothing needs to be remembered."""
     next_at: datetime | None = None
     """Earliest moment at which time alone may fire it."""
+    changed_at: datetime | None = None
+    """Since when the score is likely to be worse than before."""
 
 
 def query_of(leaf: TriggerNode) -> SignalQuery | None:
@@ -85,11 +95,32 @@ def query_of(leaf: TriggerNode) -> SignalQuery | None:
                 kind=SignalKind.PERFORMANCE, metric=rule.metric, window=rule.window, min_rows=rule.min_rows
             )
         case DriftTrigger(drift=drift):
-            return SignalQuery(kind=SignalKind.DRIFT, window=drift.window, min_rows=drift.min_rows)
+            threshold = None if drift.threshold == "evidently" else drift.threshold
+            return SignalQuery(kind=SignalKind.DRIFT, window=drift.window, min_rows=drift.min_rows, threshold=threshold)
+        case EstimatedPerformanceTrigger(estimated_performance=estimate):
+            return SignalQuery(
+                kind=SignalKind.ESTIMATED_PERFORMANCE,
+                metric=estimate.metric,
+                window=estimate.window,
+                min_rows=estimate.min_rows,
+            )
         case VolumeTrigger():
             return SignalQuery(kind=SignalKind.VOLUME)
         case _:
             return None
+
+
+def queries_of(leaf: TriggerNode) -> list[SignalQuery]:
+    """The leaf's own query and that of its filter, where it has them."""
+    leaves = [leaf, *filters_of(leaf)]
+    return [query for query in map(query_of, leaves) if query is not None]
+
+
+def filters_of(leaf: TriggerNode) -> list[TriggerNode]:
+    """What must hold besides, as a leaf of its own."""
+    if not isinstance(leaf, DriftTrigger) or leaf.drift.only_if is None:
+        return []
+    return [EstimatedPerformanceTrigger(estimated_performance=leaf.drift.only_if.estimated_performance)]
 
 
 def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
@@ -101,26 +132,52 @@ def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -
             return _staleness(leaf.staleness, facts)
         case ManualTrigger():
             return _quiet("fires only by hand")
-        case EstimatedPerformanceTrigger():
-            return _unknown("estimated_performance is not supported yet")
+        case DriftTrigger(drift=rule) if rule.only_if is not None:
+            bare = DriftTrigger(drift=rule.model_copy(update={"only_if": None}))
+            return _filtered(look_at(bare, facts, memory), [look_at(other, facts, {}) for other in filters_of(leaf)])
     query = query_of(leaf)
     assert query is not None, leaf
-    subject = (
-        query.metric or {SignalKind.DRIFT: "drift", SignalKind.VOLUME: "the number of new labelled rows"}[query.kind]
-    )
+    subject = _subject(query, facts)
     signal = facts.signals.get(query.key)
     value, reason = _usable(signal, facts)
     if signal is None or value is None:
         return _unknown(f"{subject} is unknown: {reason}", memory=memory)
     match leaf:
         case PerformanceTrigger():
-            return _performance(leaf.performance, query.key, value, signal.rows, facts, memory)
+            look = _performance(leaf.performance, query.key, value, signal, facts, memory)
+            return replace(look, changed_at=_changed_at(leaf.performance, look, signal))
         case DriftTrigger():
             return _drift(leaf.drift, query.key, value, signal, facts, memory)
+        case EstimatedPerformanceTrigger():
+            return _estimated(leaf.estimated_performance, value, signal, facts)
         case VolumeTrigger():
-            return _volume(leaf.volume, value)
+            return _volume(leaf.volume, value, facts)
         case _:
             raise AssertionError(f"{type(leaf).__name__} is not a leaf")
+
+
+def _subject(query: SignalQuery, facts: TriggerFacts) -> str:
+    match query.kind:
+        case SignalKind.DRIFT:
+            return "drift"
+        case SignalKind.VOLUME:
+            return "the number of new labelled rows"
+        case SignalKind.ESTIMATED_PERFORMANCE:
+            return f"estimated {query.metric or facts.objective}"
+        case _:
+            return query.metric or query.kind.value
+
+
+def _filtered(look: Look, others: list[Look]) -> Look:
+    """Both, in Kleene's logic; what the first remembers is kept whatever the others say."""
+    speaking = [look, *others]
+    for state in (TriggerState.QUIET, TriggerState.UNKNOWN):
+        decisive = [one for one in speaking if one.state is state]
+        if decisive:
+            held = [one.sentence for one in speaking if one.state is TriggerState.FIRED]
+            words = ", but ".join(["; ".join(held)] * bool(held) + ["; ".join(one.sentence for one in decisive)])
+            return replace(look, state=state, sentence=words)
+    return replace(look, sentence="; ".join(one.sentence for one in speaking))
 
 
 def _usable(signal: Signal | None, facts: TriggerFacts) -> tuple[float | None, str]:
@@ -141,16 +198,21 @@ def _usable(signal: Signal | None, facts: TriggerFacts) -> tuple[float | None, s
 
 # ---------------------------------------------------------------- performance
 def _performance(
-    rule: Performance, key: str, value: float, rows: int, facts: TriggerFacts, memory: Mapping[str, Any]
+    rule: Performance, key: str, value: float, signal: Signal, facts: TriggerFacts, memory: Mapping[str, Any]
 ) -> Look:
     limit = next(f"{k} {getattr(rule, k):g}" for k in ("below", "above", "drop") if getattr(rule, k) is not None)
     baseline = facts.baselines.get(rule.metric, math.nan)
     if rule.drop is not None and not math.isfinite(baseline):
         return _unknown(f"{rule.metric} is {_number(value)}, but its score at promotion is unknown", memory=memory)
     bad, words = _compare(rule, value, baseline)
-    counted = f"({rows} rows)"
+    counted = f"({signal.rows} rows)"
     if not bad:
         return _quiet(f"{words} {counted}")
+    if rule.confidence is not None:
+        sure, said = _beyond_chance(rule, rule.confidence, value, baseline, signal, facts)
+        words = f"{words}, {said}"
+        if not sure:
+            return _quiet(f"{words} {counted}")
     if not rule.for_:
         return _fired(f"{words} {counted}")
     kept = _recall(memory, f"{key} {limit}", facts)
@@ -163,6 +225,34 @@ def _performance(
         return _fired(f"{words} since {about(held)} {counted}", memory=remember)
     text = f"{words} since {about(held)}, fires after {about(rule.for_)} {counted}"
     return _quiet(text, memory=remember, next_at=_plus(start, rule.for_))
+
+
+def _changed_at(rule: Performance, look: Look, signal: Signal) -> datetime | None:
+    """Where the window shows the change, else its start if it fired: what is bad throughout changed before."""
+    if signal.changed_at is not None or look.state is not TriggerState.FIRED or signal.window_end is None:
+        return signal.changed_at
+    return signal.window_end - rule.window
+
+
+def _beyond_chance(
+    rule: Performance, confidence: float, value: float, baseline: float, signal: Signal, facts: TriggerFacts
+) -> tuple[bool, str]:
+    """Whether the score is worse than the rule's limit by more than chance would explain, and how many standard errors it is.
+
+    One-sided z test; beside a drop, the score at promotion has an error of its own, which by its rows follows from the signal's.
+    """
+    if signal.stderr is None:
+        return False, "of unknown error"
+    limit = rule.below if rule.below is not None else rule.above
+    error = signal.stderr
+    if limit is None:
+        sign = 1 if METRICS[rule.metric].higher_is_better else -1
+        limit = baseline - sign * (rule.drop or 0.0)
+        rows = facts.baseline_rows or signal.rows
+        error *= math.sqrt(1 + signal.rows / rows) if rows else 1.0
+    errors = abs(value - limit) / error if error > 0 else math.inf
+    needed = NormalDist().inv_cdf(confidence)
+    return errors >= needed, f"{errors:.1f} standard errors ({needed:.1f} needed)"
 
 
 def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, str]:
@@ -186,7 +276,7 @@ def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, st
 # ---------------------------------------------------------------- drift, volume
 def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
     """Windows count as one after the other only if they do not overlap: the same rows are not evidence twice."""
-    counted = f"({signal.rows} rows)"
+    counted = f"({signal.rows} rows){f': {signal.detail}' if signal.detail else ''}"
     if value < rule.share:
         return _quiet(f"{_number(value)} of the features drifted, less than {rule.share:g} {counted}")
     kept = _recall(memory, f"{key} share {rule.share:g}", facts)
@@ -205,11 +295,35 @@ def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFa
     return _quiet(f"{words}, in {count} of the {rule.for_} windows needed {counted}", memory=remember)
 
 
-def _volume(rule: Volume, value: float) -> Look:
+def _estimated(rule: EstimatedPerformance, value: float, signal: Signal, facts: TriggerFacts) -> Look:
+    """The estimator was fitted on the rows of the score at promotion, so the two differ only by what has changed since."""
+    metric = rule.metric or facts.objective
+    baseline = facts.baselines.get(metric, math.nan)
+    is_now = f"estimated {metric} {_number(value)} is"
+    if not math.isfinite(baseline):
+        return _unknown(f"estimated {metric} is {_number(value)}, but its score at promotion is unknown")
+    counted = f"({signal.rows} rows, without labels)"
+    loss = baseline - value if METRICS[metric].higher_is_better else value - baseline
+    if loss <= 0:
+        return _quiet(f"{is_now} no worse than the {_number(baseline)} at promotion {counted}")
+    words = f"{is_now} {_number(loss)} worse than the {_number(baseline)} at promotion"
+    if loss >= rule.drop:
+        return _fired(f"{words} {counted}")
+    return _quiet(f"{words}, less than {rule.drop:g} {counted}")
+
+
+def _volume(rule: Volume, value: float, facts: TriggerFacts) -> Look:
     words = f"{value:.0f} new labelled rows"
-    if value >= rule.labelled_rows:
-        return _fired(f"{words} are in, {rule.labelled_rows} or more")
-    return _quiet(f"{words} are in, fewer than {rule.labelled_rows}")
+    needed, why = rule.labelled_rows, ""
+    if needed is None:
+        if not facts.trained_rows:
+            return _unknown(f"{words} are in, but it is not known on how many the champion was trained")
+        assert rule.growth is not None
+        needed = math.ceil((rule.growth - 1) * facts.trained_rows)
+        why = f" (the champion was trained on {facts.trained_rows})"
+    if value >= needed:
+        return _fired(f"{words} are in, {needed} or more{why}")
+    return _quiet(f"{words} are in, fewer than {needed}{why}")
 
 
 # ---------------------------------------------------------------- time

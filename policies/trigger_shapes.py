@@ -6,7 +6,7 @@ What they mean is in `policies.triggers`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -27,8 +27,10 @@ class Performance(Shape):
     """Fires when the score is lower than this; for metrics where higher is better."""
     above: Number | None = None
     """Fires when the score is higher than this; for errors and losses."""
-    drop: _PositiveNumber | None = None
-    """Fires when the score is worse, by at least this much, than the one with which the champion was promoted."""
+    drop: Annotated[Number, Field(ge=0)] | None = None
+    """Fires when the score is worse, by at least this much, than the one with which the champion was promoted. 0 needs a confidence."""
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] | None = None
+    """Fires only if so bad a score would come by chance in fewer than 1 - confidence of looks; by default the bare score decides."""
     for_: Duration = Field(default=parse_duration("0s"), alias="for")
     """How long the condition must hold without a break before it fires."""
     window: PositiveDuration = parse_duration("1d")
@@ -40,11 +42,46 @@ class Performance(Shape):
     def _one_rule(self) -> Self:
         if sum(v is not None for v in (self.below, self.above, self.drop)) != 1:
             raise ValueError("give exactly one of below, above, drop")
+        if self.drop == 0 and self.confidence is None:
+            raise ValueError("drop must be greater than 0, but got 0; with a confidence it may be 0")
         if self.below is not None:
             check_direction(self.metric, "below", higher_is_better=True, use="above")
         if self.above is not None:
             check_direction(self.metric, "above", higher_is_better=False, use="below")
         return self
+
+
+class EstimatedPerformance(Shape):
+    """Score estimated from calibrated confidences, before labels are in (CBPE)."""
+
+    drop: _PositiveNumber
+    """Fires when the estimate is worse, by at least this much, than the score at promotion."""
+    metric: MetricName | None = None
+    """What is estimated; by default the objective's metric."""
+    window: PositiveDuration = parse_duration("1d")
+    """Span of the newest predictions that are used."""
+    min_rows: PositiveInt = 100
+    """With fewer predictions the estimate is unknown, and the trigger neither fires nor is quiet."""
+
+
+def _real_threshold(value: object) -> object:
+    a_distance = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if not a_distance and value not in ("evidently", "calibrated"):
+        raise ValueError(f"must be evidently, calibrated or a distance greater than 0, but got {value!r}")
+    return value
+
+
+DriftThreshold = Annotated[
+    Literal["evidently", "calibrated"] | _PositiveNumber,
+    BeforeValidator(_real_threshold, json_schema_input_type=Literal["evidently", "calibrated"] | _PositiveNumber),
+]
+
+
+class DriftFilter(Shape):
+    """Lets drift fire only if it matters. While this is unknown, so is the trigger."""
+
+    estimated_performance: EstimatedPerformance
+    """The estimated score is bad too, by the rule of the trigger of that name."""
 
 
 class Drift(Shape):
@@ -58,17 +95,11 @@ class Drift(Shape):
     """In how many windows, one after the other and not overlapping, before it fires."""
     min_rows: PositiveInt = 100
     """With fewer rows in the window the share is unknown."""
-
-
-class EstimatedPerformance(Shape):
-    """Score estimated from calibrated confidences, before labels are in (CBPE)."""
-
-    drop: _PositiveNumber
-    """Fires when the estimate is worse, by at least this much, than the score at promotion."""
-    metric: MetricName | None = None
-    """What is estimated; by default the objective's metric."""
-    window: PositiveDuration = parse_duration("1d")
-    """Span of the newest predictions that are used."""
+    threshold: DriftThreshold = "evidently"
+    """From where on a feature has drifted: `evidently` by Evidently's rules; a number is a distance, for every feature; `calibrated` learns a
+    distance for each feature from the first quiet windows of the version."""
+    only_if: DriftFilter | None = None
+    """What must hold besides; by default nothing."""
 
 
 def _real_cron(expression: str) -> str:
@@ -93,8 +124,16 @@ class Staleness(Shape):
 class Volume(Shape):
     """Labelled rows that have matured since the champion was trained."""
 
-    labelled_rows: PositiveInt
+    labelled_rows: PositiveInt | None = None
     """Fires when there are at least this many."""
+    growth: Annotated[Number, Field(gt=1)] | None = None
+    """Fires when they and the rows that the champion was trained on are this many times the latter."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.labelled_rows is None) == (self.growth is None):
+            raise ValueError("give either labelled_rows or growth")
+        return self
 
 
 class Manual(Shape):

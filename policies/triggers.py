@@ -20,7 +20,7 @@ from typing import Any
 
 from policies.problems import Path, spell_path
 from policies.signals import SignalQuery
-from policies.trigger_rules import CLOCK_SKEW, TriggerFacts, TriggerState, look_at, query_of
+from policies.trigger_rules import CLOCK_SKEW, TriggerFacts, TriggerState, look_at, queries_of
 from policies.trigger_shapes import AllOf, AnyOf, AtLeast, TriggerNode, children, leaf_kind, trigger_leaves
 
 __all__ = ["CLOCK_SKEW", "LeafResult", "TriggerFacts", "TriggerResult", "TriggerState", "evaluate", "kleene", "needs"]
@@ -34,6 +34,8 @@ class LeafResult:
     sentence: str
     next_at: datetime | None = None
     """Earliest moment after now at which time alone may fire it."""
+    changed_at: datetime | None = None
+    """Since when the score is likely to be worse than before; None where nothing stands out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +50,15 @@ class TriggerResult:
     next_at: datetime | None
     """Earliest `next_at` of the leaves."""
 
+    @property
+    def changed_at(self) -> datetime | None:
+        """When the newest change began that any leaf has seen: a short window may fire on what only a long one can date."""
+        return max((leaf.changed_at for leaf in self.leaves if leaf.changed_at), default=None)
+
 
 def needs(node: TriggerNode) -> tuple[SignalQuery, ...]:
     """What must be measured to evaluate a trigger: each query once, in the order of the policy."""
-    queries = [query for leaf in trigger_leaves(node) if (query := query_of(leaf)) is not None]
+    queries = [query for leaf in trigger_leaves(node) for query in queries_of(leaf)]
     return tuple({query.key: query for query in queries}.values())
 
 
@@ -105,7 +112,9 @@ def _evaluate_leaf(leaf: TriggerNode, leaf_id: str, facts: TriggerFacts) -> _Bra
     memory = facts.memory.get(leaf_id)
     look = look_at(leaf, facts, memory if isinstance(memory, Mapping) else {})
     next_at = look.next_at if look.next_at is not None and look.next_at > facts.now else None
-    result = LeafResult(id=leaf_id, state=look.state, sentence=look.sentence, next_at=next_at)
+    result = LeafResult(
+        id=leaf_id, state=look.state, sentence=look.sentence, next_at=next_at, changed_at=look.changed_at
+    )
     kept = {leaf_id: look.memory} if look.memory else {}
     return _Branch(state=look.state, sentence=look.sentence, leaves=(result,), memory=kept)
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 Indices: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
-FOLDS = 3
+FOLDS = 4
 SCORED_SHARE = 0.45
-"""Of the rows, the newest so many are scored; the first fold is then fitted on the other 55 %."""
+"""Of the rows, at most the newest so many are scored; the first fold is then fitted on the other 55 %."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,16 +31,24 @@ class Fold:
 
 
 def make_folds(
-    target: Floats, times: Floats | None, *, classification: bool, seed: int, folds: int = FOLDS
+    target: Floats,
+    times: Floats | None,
+    *,
+    classification: bool,
+    seed: int,
+    folds: int = FOLDS,
+    block: int | None = None,
 ) -> tuple[Fold, ...]:
     """Folds of n rows: by time, oldest block first, where `times` (n,) is given, ascending;
     otherwise, and where no block in time qualifies, random ones of equal shares of each class.
 
-    `target` (n,): class index or value. What is fitted holds every class that there is, what is scored at least two (regression: two rows
-    each). No fold at all comes back when there are not rows enough for that.
+    `target` (n,): class index or value. What is fitted holds at least two classes, and so does what is scored (regression: two rows each).
+    No fold at all comes back when there are not rows enough for that. `block`: rows that a fold in time scores, at most: as many as the
+    holdout has, so that what is chosen is what is good for as long as a version will have to last.
     """
     if times is not None:
-        rolling = tuple(f for f in rolling_folds(times, folds) if _is_usable(f, target, classification))
+        share = SCORED_SHARE if block is None else min(SCORED_SHARE, folds * block / len(target))
+        rolling = tuple(f for f in rolling_folds(times, folds, share) if _is_usable(f, target, classification))
         if rolling:
             return rolling
     shuffled = shuffled_folds(target, classification=classification, seed=seed, folds=folds)
@@ -89,15 +97,17 @@ def within_window(fold: Fold, times: Floats | None, window_s: float | None) -> I
 
 
 def lacks(target: Floats, rows: Indices, classes: Sequence[object] | None) -> str:
-    """Why a model cannot be fitted on these rows, or nothing."""
+    """Why a model cannot be fitted on these rows, or nothing. Of many classes some may be absent; of two neither, and two are needed."""
     if classes is None:
         return "" if len(rows) >= 2 else f"only {len(rows)} rows to fit on"
-    missing = set(range(len(classes))) - set(np.unique(target[rows]).astype(int).tolist())
-    return f"no row of class {classes[min(missing)]!r} to fit on" if missing else ""
+    present = np.unique(target[rows]).astype(int).tolist()
+    if len(present) >= 2:
+        return ""
+    missing = min(set(range(len(classes))) - set(present))
+    return f"no row of class {classes[missing]!r} to fit on"
 
 
 def _is_usable(fold: Fold, target: Floats, classification: bool) -> bool:
     if not classification:
         return len(fold.fit) >= 2 and len(fold.score) >= 2
-    everything = len(np.unique(target))
-    return len(np.unique(target[fold.fit])) == everything and len(np.unique(target[fold.score])) > 1
+    return len(np.unique(target[fold.fit])) > 1 and len(np.unique(target[fold.score])) > 1

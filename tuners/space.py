@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Protocol, TypeAlias
 
 from pipelines.components.base import ParameterRange, ParameterValue
@@ -66,8 +67,8 @@ class Family:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
     families: tuple[Family, ...]
-    windows: tuple[float, ...]
-    """Seconds; empty: all rows."""
+    windows: tuple[float | None, ...]
+    """Seconds, None for all rows; empty: all rows."""
 
     def suggest(self, trial: Chooser) -> Candidate:
         """The candidate that a trial stands for."""
@@ -123,9 +124,12 @@ class SearchSpace:
         return Candidate(component=family.name, parameters={**family.given, **known}, window_s=window)
 
     def starts(self, champion: Mapping[str, Any] | None) -> tuple[Candidate, ...]:
-        """Where a search begins: the champion, if it is still in the space, then each family as given."""
+        """Where a search begins: the champion, if it is still in the space, and its recipe on each other window; then each family as given.
+
+        What to forget is the first question when the world has changed, and the champion's parameters the best guess at all others."""
         first = self.like_champion(champion)
         candidates = ([first] if first else []) + [self.default(f) for f in self.families]
+        candidates[1:1] = [replace(candidates[0], window_s=window) for window in self.windows]
         distinct: dict[str, Candidate] = {}
         for candidate in candidates:
             distinct.setdefault(repr(self.encode(candidate)), candidate)
@@ -144,19 +148,30 @@ class SearchSpace:
         return {"families": families, "windows": list(self.windows)}
 
 
-def build_space(spec: Spec, components: Sequence[Searchable]) -> SearchSpace:
+def build_space(spec: Spec, components: Sequence[Searchable], since_change_s: float | None = None) -> SearchSpace:
     """The space of a policy: the components' own, less what `train.parameters` fixes, replaced or widened by `tune.space`.
 
     A name in `train.parameters` or `tune.space` goes to every listed family that has such a parameter; a family that names no defaults at
-    all (an owner's own code) takes any. Raises PermanentJobError for a name that no family has.
+    all (an owner's own code) takes any. `since_change_s`: seconds from the change to the newest training row, None if no change is known;
+    a window since the change is then none. Raises PermanentJobError for a name that no family has.
     """
     for field, names in (("train.parameters", spec.train.parameters), ("tune.space", spec.tune.space)):
         for name in names:
             _require_known(f"{field}.{name}", name, components)
     return SearchSpace(
         families=tuple(_family(spec, component) for component in components),
-        windows=tuple(window.total_seconds() for window in spec.train.windows),
+        windows=tuple(dict.fromkeys(_windows(spec, since_change_s))),
     )
+
+
+def _windows(spec: Spec, since_change_s: float | None) -> Iterator[float | None]:
+    for window in spec.train.windows:
+        if isinstance(window, timedelta):
+            yield window.total_seconds()
+        elif window == "all":
+            yield None
+        elif since_change_s is not None:
+            yield since_change_s
 
 
 def _family(spec: Spec, component: Searchable) -> Family:
@@ -206,9 +221,11 @@ def nearest(parameter_range: ParameterRange, value: ParameterValue) -> Parameter
     return round(clipped) if isinstance(parameter_range, IntRange) else float(clipped)
 
 
-def _nearest_window(windows: Sequence[float], wanted: float | None) -> float:
-    """Missing means all rows: the longest."""
-    return max(windows) if wanted is None else min(windows, key=lambda w: abs(w - wanted))
+def _nearest_window(windows: Sequence[float | None], wanted: float | None) -> float | None:
+    """None means all rows, which is longer than any other."""
+    return min(
+        windows, key=lambda w: abs((math.inf if w is None else w) - wanted) if wanted is not None else -(w or math.inf)
+    )
 
 
 def _range_json(parameter_range: ParameterRange) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,25 +18,31 @@ from pipelines.components.base import Component, ParameterValue
 from pipelines.components.entrypoint import Entrypoint
 from pipelines.components.registry import candidates
 from pipelines.data import features, labels
+from pipelines.data.features import Feature
+from pipelines.data.labels import classes_with
 from pipelines.jobs.port import JobContext, PermanentJobError
-from pipelines.prepare import parse_policy
+from pipelines.prepare import changed_at, parse_policy
 from pipelines.steps import run_step
 from policies.metrics import Task
-from policies.schema import ModelPolicy
+from policies.schema import ModelPolicy, Spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MODEL_FOLDER = "model"
+REFIT_FOLDER = "refit"
+"""The same recipe on the rows of the hold-out too: what serves if the first one passes."""
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "skops", "tensorflow-cpu", "tensorflow", "keras")
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Job `tuners.train:run`.
 
-    In: `policy` (JSON), `policy_dir`, `home`, `model`, `prepared` (output of the prepare job), `tuned` (output of the tune job, or null).
+    In: `policy` (JSON), `policy_dir`, `home`, `model`, `prepared` (output of the prepare job), `tuned` (output of the tune job, or null),
+    `changed_at` (ISO 8601, or null).
     Out: `model_dir` and `model_digest` of its content; `component`, `parameters` (all of them), `window_s`; `rows`, `trained_from`,
-    `trained_to` (ISO 8601, null without a time column), `train_s`; `cached`; `code` with `digest` and `commit`; `sentence`.
+    `trained_to` (ISO 8601, null without a time column), `train_s`; the same of `refit`, or null; `cached`; `code` with `digest` and
+    `commit`; `sentence`.
 
     Raises PermanentJobError if the component, its parameters or the owner's code do not work on these rows.
     """
@@ -47,17 +54,26 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     window_s = tuned["window_s"] if "window_s" in tuned else default_window_s(policy)
     code = code_lineage(component)
 
+    windows = {MODEL_FOLDER: window_s}
+    if policy.spec.train.refit:
+        windows[REFIT_FOLDER] = refit_window_s(window_s, inputs["prepared"], inputs, policy.spec)
+
     def build(folder: Path) -> dict[str, Any]:
-        context.report(text=f"training {component.name}")
-        return _train(
-            folder / MODEL_FOLDER,
-            policy,
-            inputs["model"],
-            prepared,
-            component,
-            parameters=parameters,
-            window_s=window_s,
-        )
+        made = {}
+        for name, span_s in windows.items():
+            context.report(text=f"{'refitting' if name == REFIT_FOLDER else 'training'} {component.name}")
+            frame = prepared.whole_frame() if name == REFIT_FOLDER else prepared.train_frame()
+            made[name] = _train(
+                folder / name,
+                policy,
+                inputs["model"],
+                training.windowed(frame, policy.spec.data.time, span_s),
+                component,
+                parameters=parameters,
+                features=prepared.features,
+                classes=classes_with(prepared.classes, frame[policy.spec.data.label], policy.spec.task),
+            )
+        return made
 
     entry = run_step(
         StepCache(Path(inputs["home"]) / "cache"),
@@ -70,7 +86,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
             "model": inputs["model"],
             "component": component.name,
             "parameters": parameters,
-            "window_s": window_s,
+            "windows_s": windows,
             "seed": policy.spec.train.seed,
             "task": policy.spec.task,
             "label": policy.spec.data.label,
@@ -80,17 +96,19 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
             "classes": prepared.classes,
         },
     )
-    result = entry.result
+    result, refit = entry.result[MODEL_FOLDER], entry.result.get(REFIT_FOLDER)
     how = "from the cache" if entry.cached else f"in {result['train_s']:.1f} s"
+    again = f", and again on {refit['rows']:,} with those that judge it" if refit else ""
     return {
         **result,
         "model_dir": str(entry.path / MODEL_FOLDER),
+        "refit": {**refit, "model_dir": str(entry.path / REFIT_FOLDER)} if refit else None,
         "component": component.name,
         "parameters": parameters,
         "window_s": window_s,
         "cached": entry.cached,
         "code": code,
-        "sentence": f"{component.name} trained on {result['rows']:,} rows {how}",
+        "sentence": f"{component.name} trained on {result['rows']:,} rows{again} {how}",
     }
 
 
@@ -101,18 +119,18 @@ def _train(
     folder: Path,
     policy: ModelPolicy,
     model: str,
-    prepared: training.Prepared,
+    rows: pd.DataFrame,
     component: Component,
     *,
     parameters: Mapping[str, ParameterValue],
-    window_s: float | None,
+    features: Sequence[Feature],
+    classes: Sequence[Any] | None,
 ) -> dict[str, Any]:
+    """Fit on the rows and write the model's folder."""
     spec = policy.spec
-    rows = training.windowed(prepared.train_frame(), spec.data.time, window_s)
+    known = training.present_classes(rows[spec.data.label], spec.task, classes)
     started = time.monotonic()
-    fitted = training.fit_component(
-        policy, rows, component, parameters, None, spec.train.seed, features=prepared.features, classes=prepared.classes
-    )
+    fitted = training.fit_component(policy, rows, component, parameters, features=features, classes=known)
     train_s = time.monotonic() - started
     folder.mkdir()
     digest = modelfolder.write_model_folder(
@@ -123,10 +141,10 @@ def _train(
         task=spec.task.value,
         label=spec.data.label,
         threshold=spec.objective.threshold if spec.task is Task.BINARY else None,
-        classes=prepared.classes,
+        classes=known,
         component=component.name,
         parameters=parameters,
-        features=prepared.features,
+        features=features,
         seed=spec.train.seed,
     )
     oldest, newest = _period(rows, spec.data.time)
@@ -137,6 +155,19 @@ def _train(
         "trained_to": newest,
         "train_s": round(train_s, 3),
     }
+
+
+def refit_window_s(
+    window_s: float | None, prepared: Mapping[str, Any], inputs: Mapping[str, Any], spec: Spec
+) -> float | None:
+    """The window of the refit, back from its own newest row: as long, but a window since a change still begins at that change."""
+    moment, newest = changed_at(inputs, spec), prepared.get("holdout_to")
+    if window_s is None or moment is None or newest is None or prepared.get("trained_to") is None:
+        return window_s
+    since_change = (datetime.fromisoformat(prepared["trained_to"]) - moment).total_seconds()
+    if abs(window_s - since_change) > 1e-6:
+        return window_s
+    return (datetime.fromisoformat(newest) - moment).total_seconds()
 
 
 def chosen_component(policy: ModelPolicy, policy_dir: Path, name: str | None) -> Component:
@@ -155,8 +186,8 @@ def chosen_component(policy: ModelPolicy, policy_dir: Path, name: str | None) ->
 
 def default_window_s(policy: ModelPolicy) -> float | None:
     """Where no search chose: the longest window that the policy lists, or none."""
-    windows = policy.spec.train.windows
-    return max(windows).total_seconds() if windows else None
+    longest = policy.spec.train.longest_window
+    return longest.total_seconds() if longest is not None else None
 
 
 def code_lineage(component: Component) -> dict[str, str | None]:

@@ -26,7 +26,7 @@ from pipelines.jobs.port import RetryableJobError
 from pipelines.jobs.processes import die_with_parent
 from pipelines.jobs.worker import describe
 from policies.metrics import METRICS, Task
-from tuners.folds import Floats, Fold, lacks, within_window
+from tuners.folds import Floats, Fold, Indices, lacks, within_window
 from tuners.space import Candidate, SearchSpace
 from tuners.study import (
     CPU_S,
@@ -83,16 +83,17 @@ class Problem:
         rows = within_window(fold, self.times, candidate.window_s)
         if reason := lacks(self.labels, rows, self.classes):
             raise ValueError(f"window {candidate.window_s or 0:g} s leaves {reason}")
+        present, target = self._target(rows)
         fitted = self.components[candidate.component].fit(
             self.frame.iloc[rows],
-            self.target.iloc[rows],
+            target,
             features=self.features,
             task=self.task,
-            classes=self.classes,
+            classes=None if self.classes is None else [self.classes[i] for i in present],
             parameters=candidate.parameters,
             seed=self.fit_seed,
         )
-        predicted = fitted.predict(self.frame.iloc[fold.score])
+        predicted = self._over_all_classes(fitted.predict(self.frame.iloc[fold.score]), present)
         codes = None if self.classes is None else list(range(len(self.classes)))
         value = scores.score(self.metric, self.labels[fold.score], predicted, classes=codes, threshold=self.threshold)
         if not np.isfinite(value):
@@ -100,6 +101,22 @@ class Problem:
                 f"{self.metric} of a fold is {value}: nothing predicted positive, or predictions not finite"
             )
         return value
+
+    def _target(self, rows: Indices) -> tuple[Indices, pd.Series]:
+        """The classes that occur in the rows, (p,), and the rows' targets as positions in those; a regression has none and its values."""
+        target = self.target.iloc[rows]
+        if self.task is Task.REGRESSION:
+            return np.zeros(0, dtype=np.int64), target
+        present, positions = np.unique(target.to_numpy(), return_inverse=True)
+        return present, target * 0 + positions
+
+    def _over_all_classes(self, predicted: Floats, present: Indices) -> Floats:
+        """Scores over all classes: a class that was not fitted has none."""
+        if self.task is not Task.MULTICLASS or self.classes is None or len(present) == len(self.classes):
+            return predicted
+        scores_of_all = np.zeros((len(predicted), len(self.classes)))
+        scores_of_all[:, present] = predicted
+        return scores_of_all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

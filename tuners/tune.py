@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from pipelines.components.registry import candidates
 from pipelines.data.labels import encode_labels
 from pipelines.data.sources import with_log_columns
 from pipelines.jobs.port import JobContext, PermanentJobError
-from pipelines.prepare import parse_policy
+from pipelines.prepare import changed_at, parse_policy
 from pipelines.training import Prepared
 from policies.metrics import METRICS, Task
 from tuners import folds
@@ -45,15 +46,15 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """
     policy = parse_policy(inputs["policy"])
     components = candidates(policy.spec.train, policy.spec.task, Path(inputs["policy_dir"]))
-    space = build_space(policy.spec, components)
     champion: Mapping[str, Any] | None = inputs.get("champion")
-    if policy.spec.tune.trials == 0:
+    space = build_space(policy.spec, components, since_change_s(inputs, policy.spec))
+    if trials_of(policy.spec, champion) == 0:
         return untuned(policy, space, champion)
     prepared = Prepared.from_json(inputs["prepared"])
     spec = policy.spec.model_copy(update={"data": with_log_columns(policy.spec.data)})
     problem = build_problem(spec, components, space, prepared)
     signature = sign(problem, prepared.fingerprint, champion, int(inputs["seed"]))
-    search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]))
+    search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]), trials_of(policy.spec, champion))
     study = resume(search)
     enqueue(study, [space.encode(start) for start in space.starts(champion)][: search.budget.trials])
     report = _Reporter(context, search.budget.trials, problem.metric)
@@ -88,9 +89,11 @@ def build_problem(spec: Spec, components: Sequence[Component], space: SearchSpac
     """The training rows in memory, divided into folds. Raises PermanentJobError if there are too few."""
     frame = prepared.train_frame()
     labels = encode_labels(frame[spec.data.label], prepared.classes)
-    times = _seconds(frame[spec.data.time]) if spec.data.time is not None else None
+    times = _seconds(frame[spec.data.time]) if spec.data.time is not None else np.arange(len(frame), dtype=np.float64)
     classification = spec.task is not Task.REGRESSION
-    divided = folds.make_folds(labels, times, classification=classification, seed=spec.train.seed)
+    divided = folds.make_folds(
+        labels, times, classification=classification, seed=spec.train.seed, block=prepared.rows_holdout
+    )
     if not divided:
         raise PermanentJobError(
             f"tune: the {len(frame)} training rows are too few to divide into rows to fit on and rows to score with every class in each;"
@@ -122,7 +125,7 @@ def sign(problem: Problem, fingerprint: str, champion: Mapping[str, Any] | None,
     about = {
         "champion": champion,
         "fingerprint": fingerprint,
-        "folds": [folds.FOLDS, folds.SCORED_SHARE],
+        "folds": [[len(fold.fit), len(fold.score)] for fold in problem.folds],
         "metric": [problem.metric, problem.threshold],
         "seeds": [seed, problem.fit_seed],
         "space": problem.space.as_json(),
@@ -130,10 +133,25 @@ def sign(problem: Problem, fingerprint: str, champion: Mapping[str, Any] | None,
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _search(policy: ModelPolicy, problem: Problem, workdir: Path, signature: str, seed: int) -> Search:
+def trials_of(spec: Spec, champion: Mapping[str, Any] | None) -> int:
+    """How many trials the search may have: fewer are needed where it starts from a champion."""
+    warm = spec.tune.warm_trials
+    return spec.tune.trials if champion is None or warm is None else warm
+
+
+def since_change_s(inputs: Mapping[str, Any], spec: Spec) -> float | None:
+    """Seconds from the change to the newest training row; None where no change is known, or too little came after it."""
+    moment, trained_to = changed_at(inputs, spec), inputs["prepared"].get("trained_to")
+    if moment is None or trained_to is None:
+        return None
+    seconds = (datetime.fromisoformat(trained_to) - moment).total_seconds()
+    return seconds if seconds > 0 else None
+
+
+def _search(policy: ModelPolicy, problem: Problem, workdir: Path, signature: str, seed: int, trials: int) -> Search:
     tune = policy.spec.tune
     budget = Budget(
-        trials=tune.trials if problem.space.is_a_choice() else 1,
+        trials=trials if problem.space.is_a_choice() else 1,
         timeout_s=tune.timeout.total_seconds(),
         compute_s=tune.compute.total_seconds() if tune.compute is not None else None,
     )

@@ -129,6 +129,15 @@ def _random_forest(features: Sequence[Feature], task: Task, p: Parameters, seed:
     return _pipeline(prepare, kind(**p, random_state=seed))
 
 
+def _extra_trees(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    text = {"max_features": preprocessing.TREE_TEXT_TERMS}
+    prepare = preprocessing.for_distances(features, scale=False, dense=True, text=text)
+    kind = ExtraTreesRegressor if task is Task.REGRESSION else ExtraTreesClassifier
+    return _pipeline(prepare, kind(**p, random_state=seed))
+
+
 def _logistic_regression(features: Sequence[Feature], _task: Task, p: Parameters, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
@@ -190,6 +199,17 @@ FAMILIES = (
         },
         parameters={"n_estimators": 100, "min_samples_leaf": 5, "max_features": 0.5, "max_depth": None},
         build=_random_forest,
+    ),
+    SklearnFamily(
+        name="sklearn.extra_trees",
+        tasks=_ALL_TASKS,
+        ranges={
+            "n_estimators": IntRange(low=50, high=200, log=True),
+            "min_samples_leaf": IntRange(low=1, high=50, log=True),
+            "max_features": FloatRange(low=0.1, high=1.0),
+        },
+        parameters={"n_estimators": 60, "min_samples_leaf": 5, "max_features": 0.5, "max_depth": None},
+        build=_extra_trees,
     ),
     SklearnFamily(
         name="sklearn.logistic_regression",

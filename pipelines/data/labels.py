@@ -59,6 +59,19 @@ def classes_of(labels: pd.Series, task: Task) -> list[Any] | None:
     return sorted(by_key.values(), key=lambda v: (isinstance(v, str), v))
 
 
+def classes_with(classes: Sequence[Any] | None, labels: pd.Series, task: Task) -> list[Any] | None:
+    """`classes` and those of `labels` that are not among them, sorted as `classes_of` does; None for regression.
+
+    >>> import pandas as pd
+    >>> classes_with(["b"], pd.Series(["a", "b", None]), Task.MULTICLASS)
+    ['a', 'b']
+    """
+    if classes is None:
+        return None
+    by_key = {label_key(value): value for value in [*classes, *(classes_of(labels, task) or [])]}
+    return sorted(by_key.values(), key=lambda v: (isinstance(v, str), v))
+
+
 def encode_labels(labels: pd.Series, classes: Sequence[Any] | None) -> NDArray[np.float64]:
     """Labels as float64 (n,): for classification the index in `classes`, for regression (`classes` None) the value.
 

@@ -132,6 +132,11 @@ class AnswerLog(Protocol):
     ) -> pd.DataFrame:
         """As `read_labels`."""
 
+    def count_labelled(
+        self, *, since: datetime, until: datetime, labels_until: datetime, problems: list[str] | None = None
+    ) -> int:
+        """Number of live rows with since <= at < until whose label arrived before `labels_until`."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderLog:
@@ -157,6 +162,14 @@ class FolderLog:
         self, *, since: datetime | None = None, until: datetime | None = None, problems: list[str] | None = None
     ) -> pd.DataFrame:
         return read_labels(self.folder, since=since, until=until, problems=problems)
+
+    def count_labelled(
+        self, *, since: datetime, until: datetime, labels_until: datetime, problems: list[str] | None = None
+    ) -> int:
+        frame = read_labelled(
+            self, since=since, until=until, labels_until=labels_until, role="live", features=False, problems=problems
+        )
+        return int(frame["id"].nunique())
 
 
 def read_labelled(

@@ -9,26 +9,27 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipelines.jobs.port import JobContext, JobError, JobSpec, JobState, JobStatus, PermanentJobError, RetryableJobError
 
 OUTPUT_BYTES_MAX = 16 * 2**20
 ERROR_CHARACTERS_MAX = 4_000
+Entry: TypeAlias = Callable[[Mapping[str, Any], JobContext], Any]
 _MACHINE_LIMITS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def run_entry(spec: JobSpec, context: JobContext) -> JobStatus:
-    """Call the job's function and describe what came of it; never raises an Exception.
+def run_entry(spec: JobSpec, context: JobContext, function: Entry | None = None) -> JobStatus:
+    """Call the job's function (or `function`, in its place) and describe what came of it; never raises an Exception.
 
     Failures: PermanentJobError and RetryableJobError say themselves which they are; a full disk or table of files may pass; anything
     else is a fault of code or data, which another attempt would only repeat. The traceback goes to stderr.
     """
     try:
-        output = _load(spec.entry)(dict(spec.inputs), context)
+        output = (function or _load(spec.entry))(dict(spec.inputs), context)
         _require_json(spec.entry, output)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the owner's code raises becomes a sentence
         if not isinstance(error, JobError):
