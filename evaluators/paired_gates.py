@@ -20,7 +20,7 @@ from typing import Any
 
 from evaluators.pairs import Difference, effective_rows, rows_to_settle
 from evaluators.scored import Challenge, Floats, GateResult, Scored, Verdict, too_few, undefined, worst
-from evaluators.wording import comparison, number
+from evaluators.wording import about, comparison, number
 from policies.metrics import METRICS
 from policies.schema import BaselineGate, BetterGate, NoWorseGate
 
@@ -177,7 +177,7 @@ def _against(
         rows_to_settle(difference, -asked.limit, decided_at, scored.rows) if verdict is Verdict.INCONCLUSIVE else None
     )
     if needed and needed > scored.rows:
-        sentence += f" (about {needed:,} rows would settle a difference of this size)"
+        sentence += f" (about {about(needed)} rows would settle a difference of this size)"
     return GateResult(gate=name, verdict=verdict, sentence=sentence, numbers=numbers)
 
 

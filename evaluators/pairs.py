@@ -233,7 +233,7 @@ class Resampled:
         if not len(self._defined):
             return math.nan, math.nan
         # Beyond the last few draws there is nothing to count: the tail goes on there like a normal one.
-        inner = min(confidence, 1 - _TAIL_DRAWS / len(self._defined))
+        inner = min(confidence, max(0.75, 1 - _TAIL_DRAWS / len(self._defined)))
         lower, upper = np.quantile(self._defined, [1 - inner, inner])
         if inner == confidence:
             return float(lower), float(upper)

@@ -26,6 +26,15 @@ def count(rows: int, noun: str = "row") -> str:
     return f"{rows:,} {noun}{'' if rows == 1 else 's'}"
 
 
+def about(rows: int) -> str:
+    """To two digits, since such numbers are guesses.
+
+    >>> about(13_071), about(96)
+    ('13,000', '96')
+    """
+    return f"{float(f'{rows:.2g}'):,.0f}"
+
+
 def percent(confidence: float) -> str:
     """At most two digits after the point, and never rounded up to certainty.
 
@@ -67,7 +76,7 @@ def comparison(
     shown = {
         "passed": f"at least {number(lower)}",
         "failed": f"at most {number(upper)}",
-    }.get(verdict, f"at least {number(lower)}, at most {number(upper)},")
+    }.get(verdict, f"at least {number(lower)} and at most {number(upper)}, each")
     word = "difference" if higher_is_better else "gain (less is better)"
     reason = f" because {because}" if because else ""
     return (
