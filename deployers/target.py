@@ -33,10 +33,15 @@ class TrafficPlan:
     """Version that gets a copy of live requests and whose answers are thrown away. In `digests`, not in `weights`."""
     replicas: int = 1
     workers: int = 1
+    baseline: int | None = None
+    """Version of which a second, equally large set of replicas is started, to compare a canary of the same age with. In `weights`."""
+    baseline_weight: float = 0.0
+    """Percent of live traffic that this set answers, out of its version's weight; while it is not ready, the version's others do."""
 
     def __post_init__(self) -> None:
         assert not self.weights or abs(sum(self.weights.values()) - 100) < 1e-9, self.weights
         assert set(self.weights) <= set(self.digests), (self.weights, self.digests)
+        assert self.baseline is None or self.baseline_weight <= self.weights.get(self.baseline, -1), self
         assert self.shadow is None or (self.shadow in self.digests and self.shadow not in self.weights)
 
 
@@ -58,6 +63,8 @@ class ReplicaStatus:
     """Of these, answers 5xx, connections lost and time-outs."""
     shadow_requests: int = 0
     shadow_errors: int = 0
+    latency_ms_p95: float | None = None
+    """Of the latest live answers, as the router saw them; None if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +76,8 @@ class TargetStatus:
     weights: Mapping[int, float]
     shadow: int | None
     replicas: Mapping[int, ReplicaStatus]
+    baseline: ReplicaStatus | None = None
+    """Of the plan's baseline replicas; their requests are not among those of the version."""
     address: str = ""
     """Where clients send requests, e.g. `http://127.0.0.1:8600`."""
 
@@ -131,8 +140,9 @@ class FakeTarget:
                 assert before is not None
                 replicas[version] = before.replicas[version]
         self.in_force[plan.model] = TargetStatus(
-            generation=generation, weights=weights, shadow=shadow, replicas=replicas, address="fake://router"
-        )
+            generation=generation, weights=weights, shadow=shadow, replicas=replicas, address="fake://router",
+            baseline=None if plan.baseline is None else self._replica(plan.digests[plan.baseline]),
+        )  # fmt: skip
 
     def _replica(self, digest: str) -> ReplicaStatus:
         if digest in self.broken:

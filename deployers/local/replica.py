@@ -16,6 +16,7 @@ from deployers.local.supervised import Life, Limits, Program, Supervised
 from pipelines.jobs.files import read_json, write_json_atomic
 
 HOST = "127.0.0.1"
+MAIN, BASELINE = "main", "baseline"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _SLOT_NAME = re.compile(r"v([1-9][0-9]*)-([0-9]+)")
 
@@ -28,6 +29,8 @@ class ReplicaSpec:
     version: int
     digest: str
     workers: int
+    arm: str = MAIN
+    """MAIN, or BASELINE: started beside those of the same version, to compare a canary with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,19 @@ def next_in_force(plan: TrafficPlan, before: InForce, full: Collection[int], som
     )
 
 
-def router_table(plan: TrafficPlan, in_force: InForce, ready: Mapping[int, Sequence[str]]) -> dict[str, Any]:
-    """The body of the router's PUT: only versions that carry traffic, with the replicas of theirs that are ready."""
-    return {
+def router_table(
+    plan: TrafficPlan, in_force: InForce, ready: Mapping[int, Sequence[str]], baseline: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The body of the router's PUT: only versions that carry traffic, with the replicas of theirs that are ready.
+
+    `baseline`: URLs of the plan's baseline replicas. They get their share once all are ready, and once the canary has its."""
+    table: dict[str, Any] = {
         "epoch": plan.epoch,
         "generation": plan.generation,
         "backends": {str(v): list(ready.get(v, ())) for v in in_force.digests},
         "weights": {str(v): w for v, w in in_force.weights.items()},
         "shadow": None if in_force.shadow is None else str(in_force.shadow),
     }
+    if plan.baseline is not None and len(baseline) >= plan.replicas and dict(in_force.weights) == dict(plan.weights):
+        table["baseline"] = {"version": str(plan.baseline), "weight": plan.baseline_weight, "urls": list(baseline)}
+    return table

@@ -10,7 +10,7 @@ from typing import Any
 
 from deployers.local.processes import locked, reap
 from deployers.local.record import InForce, ModelRecord, load_record, save_record
-from deployers.local.replica import Replica, ReplicaFolder, ReplicaSpec, image_problem
+from deployers.local.replica import BASELINE, MAIN, Replica, ReplicaFolder, ReplicaSpec, image_problem
 from deployers.local.router import RouterProcess
 from deployers.local.routing import next_in_force, router_table
 from deployers.local.supervised import Life, Limits
@@ -28,11 +28,18 @@ class _Wanted:
     """By version."""
     full: frozenset[int]
     """Versions of which all replicas are ready."""
+    baseline: Sequence[tuple[Replica, Life]]
+    """Of the plan's baseline."""
 
     @property
     def ready(self) -> dict[int, list[str]]:
         """Version → URLs of its ready replicas."""
         return {v: [r.url(life) for r, life in pairs if r.is_ready(life)] for v, pairs in self.replicas.items()}
+
+    @property
+    def ready_baseline(self) -> list[str]:
+        """URLs of its ready replicas."""
+        return [r.url(life) for r, life in self.baseline if r.is_ready(life)]
 
 
 class LocalTarget:
@@ -79,12 +86,14 @@ class LocalTarget:
         table = table or {"weights": {}, "shadow": None, "stats": {}}
         weights = {int(v): w for v, w in table["weights"].items()}
         shadow = None if table["shadow"] is None else int(table["shadow"])
+        replicas, baseline = self._replica_statuses(record, table["stats"])
         as_told = told and (weights, shadow) == (dict(record.in_force.weights), record.in_force.shadow)
         return TargetStatus(
             generation=record.in_force.generation if as_told else 0,
             weights=weights,
             shadow=shadow,
-            replicas=self._replica_statuses(record, table["stats"]),
+            replicas=replicas,
+            baseline=baseline,
             address=self._router.address,
         )
 
@@ -132,13 +141,13 @@ class LocalTarget:
         in_force = record.in_force
         if router is not None:
             in_force = next_in_force(plan, in_force, wanted.full, {v for v, urls in wanted.ready.items() if urls})
-        kept = {(r.spec.version, r.index) for pairs in wanted.replicas.values() for r, _ in pairs}
+        kept = {(r.spec.version, r.index) for pairs in [*wanted.replicas.values(), wanted.baseline] for r, _ in pairs}
         others = [r for r in known if (r.spec.version, r.index) not in kept]
         settled = in_force.weights == plan.weights and wanted.full.issuperset(plan.weights)
         carrying = [r for r in others if not settled and _carries(r, in_force)]
         ready = self._keep_carrying(carrying, wanted.ready)
         if router is not None:
-            self._tell(plan.model, record, in_force, router_table(plan, in_force, ready), router)
+            self._tell(plan.model, record, in_force, router_table(plan, in_force, ready, wanted.ready_baseline), router)
         self._drain(plan.model, [r for r in others if r not in carrying], reachable=router is not None)
         if trouble is not None:
             raise trouble
@@ -152,18 +161,25 @@ class LocalTarget:
 
     def _keep_wanted(self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica]) -> _Wanted:
         """Look after every replica that the plan wants, and add those that are missing."""
+        main = {v: self._keep_set(plan, folder, known, _spec(plan, v, MAIN)) for v in plan.digests}
+        full = (v for v, pairs in main.items() if sum(r.is_ready(life) for r, life in pairs) == plan.replicas)
+        baseline: Sequence[tuple[Replica, Life]] = ()
+        if plan.baseline is not None:
+            known = [*known, *(r for r, _ in main[plan.baseline] if r not in known)]  # whose places are taken
+            baseline = self._keep_set(plan, folder, known, _spec(plan, plan.baseline, BASELINE))
+        return _Wanted(replicas=main, full=frozenset(full), baseline=baseline)
+
+    def _keep_set(
+        self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica], spec: ReplicaSpec
+    ) -> list[tuple[Replica, Life]]:
+        """Look after the plan's number of interchangeable replicas."""
         now = time.monotonic()
-        replicas: dict[int, list[tuple[Replica, Life]]] = {}
-        for version, digest in plan.digests.items():
-            spec = ReplicaSpec(model=plan.model, version=version, digest=digest, workers=plan.workers)
-            usable = [r for r in known if r.spec == spec and not r.is_ending()][: plan.replicas]
-            taken = {r.index for r in known if r.spec.version == version}
-            while len(usable) < plan.replicas and not image_problem(self._home, digest):
-                usable.append(folder.add(spec, taken))
-                taken.add(usable[-1].index)
-            replicas[version] = [(r, self._keep(r, now)) for r in usable]
-        full = (v for v, pairs in replicas.items() if sum(r.is_ready(life) for r, life in pairs) == plan.replicas)
-        return _Wanted(replicas=replicas, full=frozenset(full))
+        usable = [r for r in known if r.spec == spec and not r.is_ending()][: plan.replicas]
+        taken = {r.index for r in known if r.spec.version == spec.version}
+        while len(usable) < plan.replicas and not image_problem(self._home, spec.digest):
+            usable.append(folder.add(spec, taken))
+            taken.add(usable[-1].index)
+        return [(r, self._keep(r, now)) for r in usable]
 
     def _keep_carrying(self, carrying: Sequence[Replica], ready: dict[int, list[str]]) -> dict[int, list[str]]:
         """Look after replicas that no plan wants but that carry traffic until their successors are ready; `ready` with theirs."""
@@ -200,21 +216,36 @@ class LocalTarget:
             replica.process.stop(now, idle=in_flight is not None and not in_flight.get(url))
 
     # ------------------------------------------------------------ looking
-    def _replica_statuses(self, record: ModelRecord, stats: Mapping[str, Any]) -> dict[int, ReplicaStatus]:
+    def _replica_statuses(
+        self, record: ModelRecord, stats: Mapping[str, Any]
+    ) -> tuple[dict[int, ReplicaStatus], ReplicaStatus | None]:
+        """Of each version, and of the baseline if the plan has one."""
         plan = record.plan
         assert plan is not None
         now = time.monotonic()
         by_version: dict[int, list[Replica]] = {v: [] for v in plan.digests}
+        baseline: list[Replica] = []
         for replica in ReplicaFolder(self._home, plan.model, self._limits).known():
-            by_version.setdefault(replica.spec.version, []).append(replica)
+            (baseline if replica.spec.arm == BASELINE else by_version.setdefault(replica.spec.version, [])).append(
+                replica
+            )
         statuses = {}
         for version, replicas in sorted(by_version.items()):
             digest = plan.digests.get(version) or record.in_force.digests.get(version)
-            state, reason = self._version_state(digest, plan.replicas, replicas, now)
-            counts = stats.get(str(version), {})
-            names = ("requests", "errors", "shadow_requests", "shadow_errors")
-            statuses[version] = ReplicaStatus(state=state, reason=reason, **{n: counts.get(n, 0) for n in names})
-        return statuses
+            statuses[version] = self._set_status(digest, plan.replicas, replicas, now, stats.get(str(version), {}))
+        if plan.baseline is None:
+            return statuses, None
+        return statuses, self._set_status(
+            plan.digests[plan.baseline], plan.replicas, baseline, now, stats.get(BASELINE, {})
+        )
+
+    def _set_status(
+        self, digest: str | None, wanted: int, replicas: Sequence[Replica], now: float, counts: Mapping[str, Any]
+    ) -> ReplicaStatus:
+        state, reason = self._version_state(digest, wanted, replicas, now)
+        names = ("requests", "errors", "shadow_requests", "shadow_errors")
+        known = {n: int(counts.get(n, 0)) for n in names}
+        return ReplicaStatus(state=state, reason=reason, latency_ms_p95=counts.get("latency_ms_p95"), **known)
 
     def _version_state(
         self, digest: str | None, wanted: int, replicas: Sequence[Replica], now: float
@@ -260,5 +291,10 @@ class LocalTarget:
         return locked(self._home / "run" / "target" / f"{model}.lock", _LOCK_TIMEOUT_S)
 
 
+def _spec(plan: TrafficPlan, version: int, arm: str) -> ReplicaSpec:
+    return ReplicaSpec(model=plan.model, version=version, digest=plan.digests[version], workers=plan.workers, arm=arm)
+
+
 def _carries(replica: Replica, in_force: InForce) -> bool:
-    return in_force.digests.get(replica.spec.version) == replica.spec.digest and not replica.is_ending()
+    serves = replica.spec.arm == MAIN and in_force.digests.get(replica.spec.version) == replica.spec.digest
+    return serves and not replica.is_ending()

@@ -30,6 +30,7 @@ class Backend:
     """One replica."""
 
     version: str
+    """Or BASELINE, for those of the champion that a canary is compared with."""
     url: str
     in_flight: int = 0
     suspect_until: float = 0.0
@@ -37,7 +38,7 @@ class Backend:
 
 @dataclass(slots=True, eq=False)
 class VersionStats:
-    """Counts since the version came into the table of this router process. Live ones count predictions only."""
+    """Counts since the version (or the baseline) came into the table of this router process. Live ones count predictions only."""
 
     requests: int = 0
     errors: int = 0
@@ -78,16 +79,16 @@ class ModelTraffic:
         now = time.monotonic() if now is None else now
         self.route = route
         self.champion = route.champion
-        listed = {(version, url) for version, urls in route.backends.items() for url in urls}
+        listed = {(arm, url) for arm, urls in route.arms.items() for url in urls}
         self._backends = {
             **{key: backend for key, backend in self._backends.items() if key in listed or backend.in_flight},
             **{key: self._backends.get(key) or Backend(*key) for key in listed},
         }
-        for version in route.backends:
+        for version in route.arms:
             self.stats.setdefault(version, VersionStats()).departed_at = None
         forgotten = []
         for version, stats in list(self.stats.items()):
-            if version in route.backends or stats.in_flight:
+            if version in route.arms or stats.in_flight:
                 continue
             stats.departed_at = now if stats.departed_at is None else stats.departed_at
             if now - stats.departed_at > DEPARTED_KEPT_S:
@@ -109,7 +110,7 @@ class ModelTraffic:
         return None
 
     def _least_busy(self, version: str, tried: Collection[Backend], suspects_too: bool) -> Backend | None:
-        urls = self.route.backends.get(version, ())
+        urls = self.route.arms.get(version, ())
         self._turn += 1
         best: Backend | None = None
         for i in range(len(urls)):

@@ -26,7 +26,6 @@ from multidict import CIMultiDict
 from serving.router.fleet import SUSPECT_S, Backend, Fleet, ModelTraffic
 from serving.router.metrics import RouterMetrics
 from serving.router.shadow import ROLE_HEADER, Mirror
-from serving.router.table import choose_version
 from serving.router.upstream import Answer, Call, Unanswered, Upstream, end_to_end
 
 ATTEMPTS_MAX = 3
@@ -156,10 +155,11 @@ class Proxy:
     async def _answer(self, traffic: ModelTraffic, address: Address, call: Call) -> web.Response:
         started = time.perf_counter()
         try:
-            version, answer = await self._forward(traffic, address, call)
+            arm, answer = await self._forward(traffic, address, call)
         except RequestError as error:
             self._metrics.requests.labels(address.model, "none", error.status).inc()
             raise
+        version = traffic.route.version_of(arm)
         self._metrics.requests.labels(address.model, version, answer.status).inc()
         self._metrics.seconds.labels(address.model, version).observe(time.perf_counter() - started)
         if address.predicts and traffic.route.shadow is not None and answer.status < 400:
@@ -203,7 +203,7 @@ class Proxy:
         return bytes(body)
 
     async def _forward(self, traffic: ModelTraffic, address: Address, call: Call) -> tuple[str, Answer]:
-        """The version that answered and what it said. Raises RequestError if none did."""
+        """The version (or the baseline) that answered and what it said. Raises RequestError if none did."""
         preferred, only = self._choose(traffic, address, call)
         tried: list[Backend] = []
         lost: Backend | None = None
@@ -224,7 +224,7 @@ class Proxy:
                     return backend.version, outcome
                 refused = backend.version, outcome
             else:
-                failure = _as_error(outcome, address.model, backend.version)
+                failure = _as_error(outcome, address.model, traffic.route.version_of(backend.version))
                 if outcome.kind == "timeout" and is_champion and not address.is_feedback:
                     break
                 lost = backend if outcome.kind == "lost" and not fresh else None
@@ -236,7 +236,7 @@ class Proxy:
         raise failure
 
     def _choose(self, traffic: ModelTraffic, address: Address, call: Call) -> tuple[str, bool]:
-        """The version that should answer, and whether no other may."""
+        """The version (or the baseline) that should answer, and whether no other may."""
         route = traffic.route
         if traffic.champion is None:
             raise RequestError(503, f"no version of model {address.model!r} serves yet; try again")
@@ -250,7 +250,7 @@ class Proxy:
         if address.is_feedback:
             return traffic.champion, False
         key = call.headers.get(KEY_HEADER) or call.headers[REQUEST_ID_HEADER]
-        return choose_version(route.model, route.weights, key), False
+        return route.choose(key), False
 
     async def _attempt(
         self, traffic: ModelTraffic, backend: Backend, address: Address, call: Call, *, is_champion: bool, fresh: bool

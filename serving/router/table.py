@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeGuard
 
 MODEL_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _BACKEND_PATTERN = re.compile(r"http://[A-Za-z0-9.\-]+(:[0-9]{1,5})?")
 _VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
-_FIELDS = {"epoch", "generation", "backends", "weights", "shadow"}
+_FIELDS = {"epoch", "generation", "backends", "weights", "shadow", "baseline"}
+BASELINE = "baseline"
+"""The name of the replicas that a canary is compared with, among those of versions."""
 _HASH_SPAN = 2.0**64
 
 
@@ -22,6 +24,16 @@ class RouteError(ValueError):
     def __init__(self, errors: list[str]) -> None:
         super().__init__("; ".join(errors))
         self.errors = errors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """Replicas of a version that serves already, started together with a canary and given as many requests."""
+
+    version: str
+    weight: float
+    """Percent of all live traffic, out of the version's."""
+    urls: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +48,26 @@ class Route:
     weights: Mapping[str, float]
     """Version → percent of live traffic, above 0; adds up to 100, or is empty (nothing serves yet)."""
     shadow: str | None
+    baseline: Baseline | None = None
+
+    @property
+    def arms(self) -> Mapping[str, tuple[str, ...]]:
+        """Version, or BASELINE, → base URLs."""
+        return self.backends if self.baseline is None else {**self.backends, BASELINE: self.baseline.urls}
+
+    def version_of(self, arm: str) -> str:
+        """The version that an arm serves."""
+        if arm != BASELINE:
+            return arm
+        return self.baseline.version if self.baseline is not None else self.champion or arm  # gone since it answered
+
+    def choose(self, key: str) -> str:
+        """The arm that answers requests with this sticky key."""
+        version, baseline = choose_version(self.model, self.weights, key), self.baseline
+        if baseline is None or version != baseline.version or not baseline.urls:
+            return version
+        share = baseline.weight / self.weights[version]
+        return BASELINE if _uniform(self.model, key, BASELINE) < share else version
 
     @property
     def champion(self) -> str | None:
@@ -53,7 +85,12 @@ class Route:
             "backends": {v: list(urls) for v, urls in self.backends.items()},
             "weights": dict(self.weights),
             "shadow": self.shadow,
+            **({} if self.baseline is None else {"baseline": _baseline_json(self.baseline)}),
         }
+
+
+def _baseline_json(baseline: Baseline) -> dict[str, Any]:
+    return {"version": baseline.version, "weight": baseline.weight, "urls": list(baseline.urls)}
 
 
 def parse_route(model: str, body: Any) -> Route:
@@ -71,6 +108,7 @@ def parse_route(model: str, body: Any) -> Route:
     shadow = body.get("shadow")
     if shadow is not None and (shadow not in backends or shadow in weights):
         errors.append(f"shadow: must be a version in backends that has no weight, but got {shadow!r}")
+    baseline = _baseline(body.get("baseline"), weights, errors)
     if errors:
         raise RouteError(errors)
     return Route(
@@ -80,7 +118,26 @@ def parse_route(model: str, body: Any) -> Route:
         backends=backends,
         weights={v: w for v, w in weights.items() if w > 0},
         shadow=shadow,
+        baseline=baseline,
     )
+
+
+def _baseline(value: Any, weights: Mapping[str, float], errors: list[str]) -> Baseline | None:
+    if value is None:
+        return None
+    found: dict[str, Any] = value if isinstance(value, dict) else {}
+    version, weight, urls = str(found.get("version")), found.get("weight"), found.get("urls")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= weights.get(version, 0):
+        errors.append(f"baseline: must have a version with weight and a share of its percents, but got {value!r}")
+    elif not _are_urls(urls):
+        errors.append(f"baseline.urls: must be a list of URLs like http://127.0.0.1:4001, but got {urls!r}")
+    else:
+        return Baseline(version=version, weight=float(weight), urls=tuple(dict.fromkeys(urls)))
+    return None
+
+
+def _are_urls(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(u, str) and _BACKEND_PATTERN.fullmatch(u) for u in value)
 
 
 def _backends(value: Any, errors: list[str]) -> dict[str, tuple[str, ...]]:
@@ -91,7 +148,7 @@ def _backends(value: Any, errors: list[str]) -> dict[str, tuple[str, ...]]:
     for version, urls in value.items():
         if not _VERSION_PATTERN.fullmatch(version):
             errors.append(f"backends: a version is a whole number from 1, but got {version!r}")
-        elif not isinstance(urls, list) or not all(isinstance(u, str) and _BACKEND_PATTERN.fullmatch(u) for u in urls):
+        elif not _are_urls(urls):
             errors.append(f"backends.{version}: must be a list of URLs like http://127.0.0.1:4001, but got {urls!r}")
         else:
             found[version] = tuple(dict.fromkeys(urls))

@@ -69,6 +69,21 @@ def test_way_of_a_version_from_start_to_retirement(rig: Rig) -> None:
     assert (status.generation, status.weights) == (5, {2: 100})
 
 
+def test_a_baseline_runs_beside_the_version_it_is_of(rig: Rig) -> None:
+    """It starts and ends with the plan that names it; the version's own replicas, and what is in force, do not wait for it."""
+    images = {1: rig.image("first"), 2: rig.image("second")}
+    settle(rig, plan(1, {1: 100}, {1: images[1]}))
+    assert settle(rig, plan(2, {1: 100}, images, shadow=2)).baseline is None
+    canary = plan(3, {1: 90, 2: 10}, images, baseline=1, baseline_weight=10.0)
+    status = settle(
+        rig, canary, lambda s: s.baseline is not None and s.baseline.state is ReplicaState.READY, what="baseline"
+    )
+    assert (status.weights, set(status.replicas)) == ({1: 90, 2: 10}, {1, 2})
+    assert status.replicas[1].state is ReplicaState.READY
+    status = settle(rig, plan(4, {2: 100}, images))
+    assert (status.weights, status.baseline) == ({2: 100}, None)
+
+
 def test_rollback_takes_one_move(rig: Rig) -> None:
     """A version that still runs has the traffic back after a single apply."""
     images = {1: rig.image("first"), 2: rig.image("second")}
@@ -337,6 +352,30 @@ def test_fewer_replicas_and_more_workers_change_without_a_failed_request(local: 
         settle(local, plan(2, {1: 100}, digests, workers=2), lambda s: not any(map(is_alive, before)), what="replaced")
         hammer.wait_for(5)
     assert hammer.failures == []
+
+
+def test_baseline_answers_are_counted_apart_and_its_end_fails_no_request(local: LocalRig) -> None:
+    """Fresh replicas of the champion answer for it, and where one dies the others do; with the canary they are gone."""
+    images = {1: local.image("first"), 2: local.image("second")}
+    settle(local, plan(1, {1: 100}, {1: images[1]}))
+    with Hammer(local) as hammer:
+        canary = plan(2, {1: 60, 2: 40}, images, baseline=1, baseline_weight=40.0)
+        settle(local, canary, lambda s: s.baseline is not None and s.baseline.requests > 0, what="baseline asked")
+        hammer.wait_for(60)
+        status = local.target.observe("flights")
+        assert status is not None
+        assert status.baseline is not None
+        assert status.baseline.latency_ms_p95 is not None
+        assert status.replicas[1].requests > 0
+        kill(local.process("v1-1"), signal.SIGKILL)
+        hammer.wait_for(20)
+        settle(local, canary)
+        fresh = local.process("v1-1")
+        after = settle(local, plan(3, {2: 100}, images), lambda _: not is_alive(fresh), what="baseline ended")
+        assert after.weights == {2: 100}
+        hammer.wait_for(5)
+    assert hammer.failures == []
+    assert set(hammer.versions) == {"1", "2"}
 
 
 def test_stopping_everything_leaves_no_process(local: LocalRig) -> None:

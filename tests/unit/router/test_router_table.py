@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.router import table
-from serving.router.table import RouteError, choose_version, parse_route
+from serving.router.table import BASELINE, RouteError, choose_version, parse_route
 
 GOOD: dict[str, Any] = {
     "epoch": 1,
@@ -52,6 +52,11 @@ def test_good_table_survives_the_round_trip() -> None:
         ({"shadow": "7"}, "shadow"),
         ({"shadow": "11"}, "shadow"),
         ({"colour": "red"}, "colour"),
+        ({"baseline": {"version": "9", "weight": 5, "urls": []}}, "baseline"),
+        ({"baseline": {"version": "7", "weight": 96, "urls": []}}, "baseline"),
+        ({"baseline": {"version": "7", "weight": 0, "urls": []}}, "baseline"),
+        ({"baseline": {"version": "7", "weight": 5, "urls": ["ftp://x"]}}, "baseline.urls"),
+        ({"baseline": "7"}, "baseline"),
     ],
 )
 def test_bad_field_is_named(change: dict[str, Any], named: str) -> None:
@@ -111,3 +116,28 @@ def test_models_do_not_share_their_canary_clients() -> None:
     weights = {"1": 50.0, "2": 50.0}
     same = sum(choose_version("a", weights, key) == choose_version("b", weights, key) for key in KEYS)
     assert 0.4 < same / len(KEYS) < 0.6
+
+
+# ---------------------------------------------------------------- the baseline
+def test_the_baseline_takes_its_share_from_its_version_alone() -> None:
+    """5 % for the canary, 5 % for fresh replicas of the champion; other keys stay where they were."""
+    body = {**GOOD, "baseline": {"version": "7", "weight": 5, "urls": ["http://127.0.0.1:4003"]}}
+    route, before = parse_route("m", body), parse_route("m", GOOD)
+    assert parse_route("m", route.to_json()) == route
+    keys = [f"key {i}" for i in range(20_000)]
+    pairs = [(before.choose(key), route.choose(key)) for key in keys]
+    moved = [pair for pair in pairs if pair[0] != pair[1]]
+    assert set(moved) == {("7", BASELINE)}
+    assert 0.045 < len(moved) / len(keys) < 0.055
+    assert (route.arms[BASELINE], route.version_of(BASELINE), route.version_of("8")) == (
+        ("http://127.0.0.1:4003",),
+        "7",
+        "8",
+    )
+    assert (before.arms, before.version_of(BASELINE)) == (before.backends, "7")
+
+
+def test_a_baseline_without_replicas_gets_nothing() -> None:
+    """Its version's other replicas answer."""
+    route = parse_route("m", {**GOOD, "baseline": {"version": "7", "weight": 95, "urls": []}})
+    assert {route.choose(key) for key in KEYS} == {"7", "8"}
