@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.problems import Path
-from policies.schema import EstimatedPerformanceTrigger, LogNotice, ModelPolicy
+from policies.schema import DriftTrigger, EstimatedPerformance, EstimatedPerformanceTrigger, LogNotice, ModelPolicy
 from policies.trigger_shapes import leaves_with_paths
 
 
@@ -11,8 +11,9 @@ def unsupported(policy: ModelPolicy) -> list[tuple[Path, str]]:
     """Places in the policy, each with what is not supported there and what is instead."""
     found: list[tuple[Path, str]] = []
     for path, leaf in leaves_with_paths(policy.spec.triggers):
-        if isinstance(leaf, EstimatedPerformanceTrigger):
-            found.append((("spec", "triggers", *path), "estimated_performance; performance and drift are"))
+        for place, rule in _estimates(leaf):
+            if (rule.metric or policy.spec.objective.metric) == "r2":
+                found.append((("spec", "triggers", *path, *place, "metric"), "an estimated r2; mae and rmse are"))
     if policy.spec.deploy.target != "local":
         found.append((("spec", "deploy", "target"), f"{policy.spec.deploy.target}; local is"))
     for i, notice in enumerate(policy.spec.notify):
@@ -20,3 +21,14 @@ def unsupported(policy: ModelPolicy) -> list[tuple[Path, str]]:
             kind = next(iter(type(notice).model_fields))
             found.append((("spec", "notify", i, kind), f"{kind}; log is"))
     return found
+
+
+def _estimates(leaf: object) -> list[tuple[Path, EstimatedPerformance]]:
+    """Rules on an estimate in a trigger, each with its place there."""
+    match leaf:
+        case EstimatedPerformanceTrigger():
+            return [((), leaf.estimated_performance)]
+        case DriftTrigger() if leaf.drift.only_if is not None:
+            return [(("only_if", "estimated_performance"), leaf.drift.only_if.estimated_performance)]
+        case _:
+            return []

@@ -6,6 +6,7 @@ import pytest
 from policy_texts import DESIGN, only_problem, read, small
 
 METRICS_OF_BINARY = "accuracy, average_precision, balanced_accuracy, brier, f1, log_loss, precision, recall, roc_auc"
+THRESHOLD = "must be evidently, calibrated or a distance greater than 0"
 KINDS = "any, all, at_least, performance, drift, estimated_performance, schedule, staleness, volume, manual"
 DURATION = "a duration is a number with a unit (s, m, h, d, w), such as 30m or 1h30m"
 CRON = "a cron expression has five fields: minute, hour, day of month, month, day of week"
@@ -97,6 +98,19 @@ MISTAKES = {
     "not a finite number": (
         trigger("{performance: {metric: recall, below: .nan}}"),
         "p.yaml:14: spec.triggers.any[0].performance.below: must be a finite number, but got nan",
+    ),
+    "threshold of drift": (
+        trigger("{drift: {threshold: strict}}"),
+        f"p.yaml:14: spec.triggers.any[0].drift.threshold: {THRESHOLD}, but got 'strict'",
+    ),
+    "threshold of drift that is no distance": (
+        trigger("{drift: {threshold: 0}}"),
+        f"p.yaml:14: spec.triggers.any[0].drift.threshold: {THRESHOLD}, but got 0",
+    ),
+    "metric of a filter": (
+        trigger("{drift: {only_if: {estimated_performance: {drop: 0.1, metric: mae}}}}"),
+        "p.yaml:14: spec.triggers.any[0].drift.only_if.estimated_performance.metric: must be a metric for binary:"
+        f" {METRICS_OF_BINARY}, but got 'mae'",
     ),
     "fields of cron": (
         trigger('{schedule: "0 4 * *"}'),
@@ -262,7 +276,6 @@ def test_design_example_parses_and_is_refused_by_name() -> None:
     """The design's example fits the schema; only what is not built yet is refused, each with line and path."""
     assert read(DESIGN, check_support=False).problems == ()
     assert [str(p) for p in read(DESIGN).problems] == [
-        "p.yaml:20: spec.triggers.any[3].estimated_performance: not supported yet: estimated_performance; performance and drift are",
         "p.yaml:37: spec.notify[0].slack: not supported yet: slack; log is",
     ]
 

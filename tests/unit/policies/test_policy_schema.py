@@ -153,17 +153,26 @@ def test_metrics_fit_the_task_without_a_reader() -> None:
 
 def test_unsupported_is_listed_by_place() -> None:
     """What is not built yet is found wherever it stands, and a policy without it has nothing to list."""
-    text = DESIGN.replace("target: local", "target: kubernetes").replace(
-        "- {staleness: 30d}", "- all: [{estimated_performance: {drop: 1}}]"
-    )
-    (one,) = read(text, check_support=False).policies
+    (one,) = read(DESIGN.replace("target: local", "target: kubernetes"), check_support=False).policies
     assert [path for path, _ in unsupported(one.policy)] == [
-        ("spec", "triggers", "any", 3, "estimated_performance"),
-        ("spec", "triggers", "any", 5, "all", 0, "estimated_performance"),
         ("spec", "deploy", "target"),
         ("spec", "notify", 0, "slack"),
     ]
     assert unsupported(read(small()).policies[0].policy) == []
+
+
+@pytest.mark.parametrize(("metric", "refused"), [("metric: r2, ", True), ("", True), ("metric: mae, ", False)])
+def test_an_r2_cannot_be_estimated(metric: str, refused: bool) -> None:
+    """How much labels vary is unknown before they are in, so a trigger on an estimated r2, named or meant, is refused by its place."""
+    estimate = f"{{estimated_performance: {{{metric}drop: 0.1}}}}"
+    rule = f"  triggers:\n    any: [{estimate}, {{drift: {{only_if: {estimate}}}}}]\n"
+    text = small(("task: binary", "task: regression"), ("metric: precision", "metric: r2"), more=rule)
+    (one,) = read(text, check_support=False).policies
+    places = [
+        ("spec", "triggers", "any", 0, "estimated_performance", "metric"),
+        ("spec", "triggers", "any", 1, "drift", "only_if", "estimated_performance", "metric"),
+    ]
+    assert [path for path, _ in unsupported(one.policy)] == (places if refused else [])
 
 
 def test_problem_as_text() -> None:

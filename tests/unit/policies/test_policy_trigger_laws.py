@@ -31,8 +31,9 @@ leaves = st.one_of(
         st.sampled_from(["0s", "2h"]),
     ),
     st.builds(lambda share, n: {"drift": {"share": share, "for": n}}, st.sampled_from([0.3, 0.6]), st.integers(1, 3)),
+    st.just({"drift": {"threshold": 0.2, "only_if": {"estimated_performance": {"drop": 0.1, "metric": "recall"}}}}),
     st.sampled_from([{"schedule": "0 4 * * 1"}, {"schedule": "*/5 * * * *"}, {"staleness": "30d"}, {"manual": None}]),
-    st.just({"volume": {"labelled_rows": 500}}),
+    st.sampled_from([{"volume": {"labelled_rows": 500}}, {"estimated_performance": {"metric": "recall", "drop": 0.1}}]),
 )
 trees = st.recursive(
     leaves,

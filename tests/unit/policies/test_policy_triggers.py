@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter
 
 from policies.schema import TriggerNode
 from policies.signals import Signal
+from policies.trigger_rules import query_of
 from policies.triggers import TriggerFacts, TriggerResult, TriggerState, evaluate, needs
 
 NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
@@ -170,6 +172,59 @@ def test_drift_counts_windows_that_do_not_overlap() -> None:
     assert run(DRIFT_2, first, second, facts(0.4, key=DRIFT_KEY, now=NOW + D + H, window_end=NOW + D)).state is FIRED
 
 
+FILTERED = node(drift={"share": 0.3, "only_if": {"estimated_performance": {"drop": 0.02, "metric": "recall"}}})
+ESTIMATE_KEY = "estimated_performance:recall:1d:100"
+
+
+def both(share: float | None, estimate: float | None, now: datetime = NOW, **more: Any) -> TriggerFacts:
+    """Facts of a drift and an estimate; None: not measured."""
+    values = {DRIFT_KEY: share, ESTIMATE_KEY: estimate}
+    signals = {
+        key: Signal.of(value, observed_at=now, rows=412, window_end=now)
+        for key, value in values.items()
+        if value is not None
+    }
+    return TriggerFacts(now=now, since=NOW - 5 * D, signals=signals, baselines={"recall": 0.8}, **more)
+
+
+@pytest.mark.parametrize(
+    ("share", "estimate", "state"),
+    [
+        (0.4, 0.70, FIRED), (0.4, 0.79, QUIET), (0.4, None, UNKNOWN), (0.2, 0.70, QUIET), (0.2, None, QUIET),
+        (None, 0.70, UNKNOWN), (None, 0.79, QUIET), (None, None, UNKNOWN),
+    ],
+)  # fmt: skip
+def test_filtered_drift_fires_only_while_the_estimate_is_bad_too(
+    share: float | None, estimate: float | None, state: TriggerState
+) -> None:
+    """Kleene's and: one quiet side is quiet whatever the other is; else an unknown one leaves it unknown."""
+    result = evaluate(FILTERED, both(share, estimate))
+    assert result.state is state, result.sentence
+    assert [query.key for query in needs(FILTERED)] == [DRIFT_KEY, ESTIMATE_KEY]
+
+
+def test_filter_keeps_the_count_of_drifted_windows() -> None:
+    """Windows are counted while the estimate still looks good, so that it fires as soon as that falls; the sentence says what is missing."""
+    tree = node(
+        drift={"share": 0.3, "for": 2, "only_if": {"estimated_performance": {"drop": 0.02, "metric": "recall"}}}
+    )
+    second = run(tree, both(0.4, 0.8), both(0.4, 0.8, NOW + D))
+    assert second.state is QUIET
+    assert "in 2 windows running (412 rows), but estimated recall 0.800 is no worse" in second.sentence
+    third = evaluate(tree, both(0.4, 0.7, NOW + D + H, memory=second.memory))
+    assert third.state is FIRED
+
+
+def test_drift_is_measured_by_the_policy_s_threshold_and_named_in_the_sentence() -> None:
+    """Each threshold is a measurement of its own; what moved furthest stands in the sentence."""
+    rules: list[dict[str, Any]] = [{}, {"threshold": 0.2}, {"threshold": "calibrated"}]
+    keys = [query.key for rule in rules for query in needs(node(drift=rule))]
+    assert keys == ["drift:1d:100", "drift:1d:100:0.2", "drift:1d:100:calibrated"]
+    signal = replace(Signal.of(0.5, observed_at=NOW, rows=412), detail="wind 1.2, limit .1")
+    result = evaluate(node(drift={}), facts(signal, key=DRIFT_KEY))
+    assert result.sentence == "0.500 of the features drifted, 0.5 or more (412 rows): wind 1.2, limit .1"
+
+
 def test_drift_starts_again_after_a_window_without() -> None:
     """Windows must follow one another."""
     looks = [facts(v, key=DRIFT_KEY, now=NOW + i * D, window_end=NOW + i * D) for i, v in enumerate((0.4, 0.1, 0.4))]
@@ -225,10 +280,36 @@ def test_staleness_counts_from_training_or_the_last_cycle() -> None:
     assert evaluate(leaf, facts(since=NOW - 3 * D)).next_at == NOW + 27 * D
 
 
-def test_manual_and_unsupported_never_fire() -> None:
-    """A manual trigger is quiet; one that is not built yet is unknown."""
+def test_manual_never_fires() -> None:
+    """A manual trigger is quiet."""
     assert evaluate(node(manual=None), facts()).state is QUIET
-    assert evaluate(node(estimated_performance={"drop": 0.1}), facts()).state is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("metric", "estimate", "state", "words"),
+    [
+        (None, 0.72, FIRED, "estimated recall 0.720 is 0.080 worse than the 0.800 at promotion (900 rows, without labels)"),
+        (None, 0.77, QUIET, "estimated recall 0.770 is 0.030 worse than the 0.800 at promotion, less than 0.05"),
+        (None, 0.85, QUIET, "no worse than the 0.800 at promotion"),
+        ("log_loss", 0.45, FIRED, "estimated log_loss 0.450 is 0.150 worse"),
+        ("log_loss", 0.25, QUIET, "no worse than the 0.300 at promotion"),
+        ("brier", 0.4, UNKNOWN, "its score at promotion is unknown"),
+        (None, None, UNKNOWN, "estimated recall is unknown: packaged without an estimator"),
+    ],
+)  # fmt: skip
+def test_estimated_performance(metric: str | None, estimate: float | None, state: TriggerState, words: str) -> None:
+    """Fires on a drop of the estimate under the score at promotion, by the metric's direction; by default of the objective."""
+    leaf = node(estimated_performance={"drop": 0.05, **({"metric": metric} if metric else {})})
+    signal = Signal(value=estimate, reason="packaged without an estimator", rows=900, observed_at=NOW)
+    query = query_of(leaf)
+    assert query is not None
+    assert query.key == ":".join(filter(None, ["estimated_performance", metric, "1d", "100"]))
+    told = TriggerFacts(
+        now=NOW, since=NOW, signals={query.key: signal}, baselines={"recall": 0.8, "log_loss": 0.3}, objective="recall"
+    )
+    result = evaluate(leaf, told)
+    assert result.state is state, result.sentence
+    assert words in result.sentence
 
 
 @pytest.mark.parametrize("back", [timedelta(seconds=5), H, 400 * D])
