@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from pipelines.data.quality.summary import Floats, label_codes, numbers_of
 
-BINS = 32
+BINS = 64
+BIN_ROWS_MIN = 8
 VALUES_MAX = 64
 """Columns of fewer distinct values are taken value by value, others by quantiles."""
 ROWS_MIN = 100
@@ -56,7 +57,8 @@ def _bins(column: pd.Series) -> NDArray[np.int64] | None:
     numbers = numbers_of(column)
     if numbers is None:
         return None
-    edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1]))
+    count = min(BINS, len(numbers) // BIN_ROWS_MIN)
+    edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, count + 1)[1:-1]))
     return np.where(np.isnan(numbers), 0, np.searchsorted(edges, numbers, side="right") + 1)
 
 
