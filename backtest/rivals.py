@@ -178,11 +178,9 @@ def _constant(stream: Stream, classes: list[Any], rows: int) -> NDArray[np.float
     return answers
 
 
-def windows_of(stream: Stream, first_row: int, recipe_windows_s: Sequence[float]) -> list[int | None]:
-    """Training windows of the periodic rival, in rows: all, as many as at first, and those of the policy."""
-    typical_us = float(np.median(np.diff(stream.asked))) or 1.0
-    rows = {max(100, round(seconds * 1e6 / typical_us)) for seconds in recipe_windows_s}
-    return [None, *sorted({first_row, *(r for r in rows if r < len(stream))})]
+def windows_of(first_row: int) -> list[int | None]:
+    """Training windows of the periodic rival, in rows: all so far, or as many as the first version was trained on."""
+    return [None, first_row]
 
 
 def recipe_of(replayed: Replayed) -> Recipe:

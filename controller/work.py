@@ -95,9 +95,7 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
                 "earlier": list(state.hold_out_uses),
                 "model_dir": outputs[Phase.TRAINING]["model_dir"],
                 "refit_dir": (outputs[Phase.TRAINING].get("refit") or {}).get("model_dir"),
-                "champion": {"number": champion.number, "model_dir": str(model_dir(home, champion))}
-                if champion
-                else None,
+                "champion": _rival(champion, home),
                 "seed": policy.spec.train.seed + cycle.number,
             }
         case _:
@@ -113,6 +111,14 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
 def model_dir(home: Path, version: Version) -> Path:
     """Where the model folder of a packaged version lies unpacked."""
     return home / "unpacked" / version.digest.removeprefix("sha256:") / "model"
+
+
+def _rival(champion: Version | None, home: Path) -> dict[str, Any] | None:
+    """The champion, as the judge needs it."""
+    if champion is None:
+        return None
+    trained_to = champion.trained_to.isoformat() if champion.trained_to else None
+    return {"number": champion.number, "model_dir": str(model_dir(home, champion)), "trained_to": trained_to}
 
 
 def _parameters(champion: Version | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,20 @@ class HoldOut:
     """Of the table that these rows are the newest of; 0 if that is not told."""
 
 
-def read_hold_out(prepared: Mapping[str, Any], spec: Spec, model_classes: Sequence[Any] | None) -> HoldOut:
+UNSEEN_ROWS_MIN = 100
+"""With fewer rows that the champion was not trained on, those that it was count too."""
+
+
+def read_hold_out(
+    prepared: Mapping[str, Any],
+    spec: Spec,
+    model_classes: Sequence[Any] | None,
+    champion_trained_to: datetime | None = None,
+) -> HoldOut:
     """`prepared` is the output of the prepare job; `model_classes` stand in where it names no classes.
+
+    Rows up to `champion_trained_to` are left out where enough are left: a champion that was refitted on its own hold-out knows them, and
+    would look better than it is.
 
     Raises RetryableJobError if the file is gone, PermanentJobError if it is no good.
     """
@@ -64,7 +77,7 @@ def read_hold_out(prepared: Mapping[str, Any], spec: Spec, model_classes: Sequen
     codes = encode_labels(frame[data.label], classes)
     if spec.task is Task.MULTICLASS:
         codes = np.where(np.isnan(codes) & frame[data.label].notna().to_numpy(), -1.0, codes)
-    usable = np.isfinite(codes)
+    usable = _unseen(np.isfinite(codes), _micros(frame, data.time), champion_trained_to)
     wanted = {column for gate in spec.gates if isinstance(gate, SlicesGate) for column in gate.slices.by}
     columns = {c: frame[c].to_numpy(dtype=object)[usable] for c in sorted(wanted) if c in frame.columns}
     return HoldOut(
@@ -72,6 +85,15 @@ def read_hold_out(prepared: Mapping[str, Any], spec: Spec, model_classes: Sequen
         known=_labelled(frame[usable], codes[usable], data), before=_before(prepared, data, classes),
         table_rows=int(prepared.get("rows_table") or 0),
     )  # fmt: skip
+
+
+def _unseen(
+    usable: NDArray[np.bool_], time_us: NDArray[np.int64] | None, champion_trained_to: datetime | None
+) -> NDArray[np.bool_]:
+    if time_us is None or champion_trained_to is None:
+        return usable
+    unseen = usable & (time_us > round(champion_trained_to.timestamp() * 1e6))
+    return unseen if np.count_nonzero(unseen) >= UNSEEN_ROWS_MIN else usable
 
 
 def _before(prepared: Mapping[str, Any], data: DataSpec, classes: Sequence[Any] | None) -> Labelled | None:

@@ -53,7 +53,7 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
         challenger = ModelFolder.read(challenger_dir)
     except AnswersError as error:
         return _only_smoke(Verdict.FAIL, f"the challenger's folder is no model: {error}")
-    hold_out = read_hold_out(inputs["prepared"], spec, challenger.classes)
+    hold_out = read_hold_out(inputs["prepared"], spec, challenger.classes, _trained_to(inputs.get("champion")))
     if not len(hold_out.labels):
         return _no_rows(hold_out)
     context.report(text=f"scoring {count(hold_out.rows, 'hold-out row')}")
@@ -66,6 +66,11 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
     result = _result(spec, challenge, hold_out)
     result |= _likeness(inputs, spec.task, challenger, hold_out, ask, context.workdir)
     return {**result, **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, context.workdir)}
+
+
+def _trained_to(champion: Mapping[str, Any] | None) -> datetime | None:
+    moment = champion.get("trained_to") if champion else None
+    return datetime.fromisoformat(moment) if moment else None
 
 
 # ---------------------------------------------------------------- answers

@@ -204,11 +204,10 @@ FAMILIES = (
         name="sklearn.extra_trees",
         tasks=_ALL_TASKS,
         ranges={
-            "n_estimators": IntRange(low=50, high=200, log=True),
             "min_samples_leaf": IntRange(low=1, high=50, log=True),
             "max_features": FloatRange(low=0.1, high=1.0),
         },
-        parameters={"n_estimators": 60, "min_samples_leaf": 5, "max_features": 0.5, "max_depth": None},
+        parameters={"n_estimators": 50, "min_samples_leaf": 5, "max_features": 0.5, "max_depth": None},
         build=_extra_trees,
     ),
     SklearnFamily(
