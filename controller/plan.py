@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from controller.state import ModelState, Phase
-from deployers.rollout import step_traffic
+from deployers.rollout import baseline_weight, step_traffic
 from deployers.target import TrafficPlan
 from policies.schema import ModelPolicy, Step
 
@@ -17,6 +17,7 @@ def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
     """The plan that `state` asks for, with the epoch and generation of the present one."""
     weights, shadow, warm = _traffic(state, policy)
     carry = {*weights, *warm} | ({shadow} if shadow is not None else set())
+    fresh = _baseline_weight(state, policy)
     return TrafficPlan(
         model=state.name,
         epoch=state.plan.epoch if state.plan else 0,
@@ -26,7 +27,18 @@ def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
         shadow=shadow,
         replicas=policy.spec.deploy.replicas,
         workers=policy.spec.deploy.workers,
+        baseline=state.champion if fresh else None,
+        baseline_weight=fresh,
     )
+
+
+def _baseline_weight(state: ModelState, policy: ModelPolicy) -> float:
+    """Of fresh replicas of the champion, for a challenger to be compared with; 0 for none."""
+    cycle, steps = state.cycle, policy.spec.rollout.steps
+    rolling = cycle is not None and cycle.phase is Phase.ROLLING_OUT and cycle.challenger is not None
+    if cycle is None or not rolling or state.champion in (None, cycle.challenger):
+        return 0.0
+    return baseline_weight(steps, min(cycle.step, len(steps) - 1))
 
 
 def _traffic(state: ModelState, policy: ModelPolicy) -> tuple[dict[int, float], int | None, set[int]]:

@@ -6,7 +6,6 @@ and to end its bake, it must be shown to be no worse. A rollout without that at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 from controller import gains
 from controller.cycle import Move
 from controller.draft import Draft, elapsed, until
+from controller.health import Health
 from controller.state import ModelState, Phase, VersionStatus
 from deployers.target import ReplicaState, ReplicaStatus, TargetStatus
 from policies.durations import format_duration
 from policies.signals import Comparison
 
-MIN_ERRORS = 5
-"""Fewer errors than this are no pattern, whatever their share."""
 ERROR_WINDOW = timedelta(minutes=10)
 """Errors are counted anew so often, beside the total: a version that breaks after a million good answers must be found out at once."""
 
@@ -58,46 +56,30 @@ def advance(draft: Draft, evidence: Evidence) -> str:
 # ---------------------------------------------------------------- what is wrong with it
 def why_worse(draft: Draft, evidence: Evidence) -> str:
     """What speaks for taking the challenger back, or an empty string."""
-    replica = _challenger_replica(draft, evidence)
-    name = f"v{draft.cycle.challenger}"
-    if replica is not None and replica.state is ReplicaState.FAILED:
-        return f"{name} does not run: {replica.reason}"
-    if replica is not None:
-        limit = draft.policy.spec.rollout.max_error_share
-        for kind, errors, requests in _error_counts(replica, draft.cycle.counts):
-            if errors >= MIN_ERRORS and errors > limit * requests:
-                return f"{name} failed {errors} of {requests} {kind}, more than {limit * 100:g} %"
+    if broken := _health(draft, evidence).broken():
+        return broken
     comparison = evidence.comparison
     if comparison is not None and comparison.state == "worse":
         return comparison.sentence
     return ""
 
 
-def _error_counts(replica: ReplicaStatus, earlier: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
-    """What was counted, errors, requests: since the replica started, and since `earlier` if no replica has started since."""
-    now = _counters(replica)
-    for prefix, kind in (("", "requests"), ("shadow_", "shadow requests")):
-        errors, requests = now[f"{prefix}errors"], now[f"{prefix}requests"]
-        yield kind, errors, requests
-        errors_then, requests_then = earlier.get(f"{prefix}errors", 0), earlier.get(f"{prefix}requests", 0)
-        if errors >= errors_then and requests >= requests_then:
-            yield f"latest {kind}", errors - errors_then, requests - requests_then
-
-
-def _counters(replica: ReplicaStatus) -> dict[str, int]:
-    return {
-        "requests": replica.requests, "errors": replica.errors,
-        "shadow_requests": replica.shadow_requests, "shadow_errors": replica.shadow_errors,
-    }  # fmt: skip
+def _health(draft: Draft, evidence: Evidence) -> Health:
+    cycle, rollout = draft.cycle, draft.policy.spec.rollout
+    return Health(
+        name=f"v{cycle.challenger}", replica=_challenger_replica(draft, evidence),
+        baseline=evidence.target.baseline if evidence.target is not None else None, champion=f"v{draft.state.champion}",
+        earlier=cycle.counts, limit=rollout.max_error_share, max_slowdown=rollout.max_slowdown,
+    )  # fmt: skip
 
 
 def _count_anew(draft: Draft, evidence: Evidence) -> None:
     """Begin another window of errors when the last one is over, or when the counters began again with another replica."""
-    cycle, replica = draft.cycle, _challenger_replica(draft, evidence)
-    if replica is None:
+    cycle, health = draft.cycle, _health(draft, evidence)
+    if health.replica is None:
         return
-    now, since = _counters(replica), cycle.counts_since
-    began_again = any(now[name] < count for name, count in cycle.counts.items())
+    now, since = health.counters, cycle.counts_since
+    began_again = any(now.get(name, 0) < count for name, count in cycle.counts.items())
     if since is None or began_again or elapsed(since, draft.now) >= ERROR_WINDOW:
         draft.set_cycle(counts=now, counts_since=draft.now)
 
@@ -189,7 +171,11 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
     whole = rollout.steps[min(index + 1, len(rollout.steps) - 1)].weight == 100
-    missing = _evidence_missing(draft, evidence, _step_since(draft), shown=whole) or _expected_worse(draft, evidence)
+    missing = (
+        _health(draft, evidence).doubtful()
+        or _evidence_missing(draft, evidence, _step_since(draft), shown=whole)
+        or _expected_worse(draft, evidence)
+    )
     if missing:
         return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
     if index + 1 < len(rollout.steps):

@@ -39,3 +39,16 @@ def step_traffic(
     weight = min(float(step.weight), 100.0 - kept_back)
     shares = {champion: 100.0 - weight, challenger: weight}
     return {version: share for version, share in shares.items() if share > 0}, None
+
+
+def baseline_weight(steps: Sequence[Step], index: int) -> float:
+    """Percent of live traffic for fresh replicas of the champion, at step `index`: as much as the canary has, if the champion has that.
+
+    In shadow already as much as the first step will give, so that they are as old and as warm as the challenger's; nothing at 100 %.
+
+    >>> steps = [Step(shadow=True), Step(weight=5), Step(weight=75), Step(weight=100)]
+    >>> [baseline_weight(steps, index) for index in range(4)]
+    [5.0, 5.0, 25.0, 0.0]
+    """
+    weight = next(step.weight for step in steps[index:] if not step.shadow)
+    return min(float(weight), 100.0 - weight)

@@ -112,7 +112,9 @@ class Rollout(Shape):
     alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
     """The share of good challengers that may be rolled back by chance, and of bad ones that may be promoted, at most."""
     max_error_share: Annotated[Number, Field(ge=0, le=1)] = 0.02
-    """Share of requests that may fail before the challenger is taken back."""
+    """Share of requests that may fail, beyond that of as many fresh replicas of the champion, before the challenger is taken back."""
+    max_slowdown: Annotated[Number, Field(ge=1)] = 3
+    """How many times as long as those replicas it may take (95th percentile) and still be given more traffic."""
     deadline: PositiveDuration = parse_duration("7d")
     """A rollout in which the challenger was not shown to be no worse by then ends as inconclusive: the champion stays."""
     min_labelled_rows: Annotated[Whole, Field(ge=0)] = 50

@@ -50,6 +50,15 @@ def test_without_a_holdback_the_challenger_gets_everything() -> None:
             assert desired_plan(made, follow).weights == {3: 100 - sum(kept.values()), **kept}
 
 
+def test_a_canary_has_a_baseline_of_its_size_and_age() -> None:
+    """From the shadow on, as large as the canary is or will be; none for a first version, at 100 % and in the bake."""
+    rolling = state(Phase.ROLLING_OUT)
+    plans = [desired_plan(with_cycle(rolling, step=step), POLICY) for step in range(4)]
+    assert [(p.baseline, p.baseline_weight) for p in plans] == [(2, 10), (2, 10), (2, 50), (None, 0)]
+    for made in (newborn(Phase.ROLLING_OUT), state(Phase.BAKING), state(Phase.PACKAGING), state()):
+        assert desired_plan(made, POLICY).baseline is None
+
+
 def test_a_model_without_versions_asks_for_nothing() -> None:
     """There is no plan before there is something to serve."""
     assert not desired_plan(newborn(), POLICY).digests
@@ -66,7 +75,8 @@ def test_no_change_of_state_breaks_an_invariant_unnoticed() -> None:
     made = state(Phase.ROLLING_OUT)
     assert made.plan is not None
     assert made.cycle is not None
-    moved = replace(made, plan=replace(made.plan, generation=5, weights={2: 50, 3: 50}, shadow=None))
+    alone = replace(made.plan, baseline=None, baseline_weight=0.0)
+    moved = replace(made, plan=replace(alone, generation=5, weights={2: 50, 3: 50}, shadow=None))
     unpassed = replace(version(3), lineage={"verdict": "fail"})
     cases: list[tuple[ModelState, ModelState, str]] = [
         (made, replace(made, cycle=replace(made.cycle, number=8), next_cycle=9), "invariant 1"),
@@ -74,14 +84,14 @@ def test_no_change_of_state_breaks_an_invariant_unnoticed() -> None:
         (made, replace(moved, versions={**made.versions, 3: unpassed}), "invariant 2"),
         (
             made,
-            replace(made, plan=replace(made.plan, digests={1: "d", 2: "d"}, weights={1: 100}, shadow=None)),
+            replace(made, plan=replace(alone, digests={1: "d", 2: "d"}, weights={1: 100}, shadow=None)),
             "invariant 2",
         ),
         (made, replace(made, versions={k: v for k, v in made.versions.items() if k != 1}), "invariant 3: v1"),
         (made, replace(made, versions={**made.versions, 1: version(1, digest="sha256:other")}), "invariant 3: v1"),
         (made, replace(made, next_version=3), "invariant 3"),
         (made, replace(moved, versions={**made.versions, 3: version(3, VersionStatus.QUARANTINED)}), "invariant 7"),
-        (made, replace(made, plan=replace(made.plan, weights={}, shadow=None)), "invariant 8"),
+        (made, replace(made, plan=replace(alone, weights={}, shadow=None)), "invariant 8"),
         (made, replace(made, plan=replace(made.plan, generation=3)), "invariant 9"),
         (replace(made, frozen=hold()), replace(moved, frozen=hold()), "invariant 11: traffic moved while held by bob"),
     ]

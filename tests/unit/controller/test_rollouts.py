@@ -299,6 +299,20 @@ def test_a_sudden_failure_is_not_diluted_by_a_long_good_past() -> None:
     assert calm.cycle.counts["requests"] == 1_000_900
 
 
+def test_a_rollout_waits_while_challenger_and_baseline_fail_alike() -> None:
+    """Not taken back for what is not its fault, and not given more; when it is over, the rollout goes on."""
+    made = rolling(1, NOW - HOUR)
+    failing = replace(ERRORS, errors=20)
+    target = replace(serving(made, v3=failing), baseline=failing)
+    observed = measured(made, 0.9, compared())
+    waits = decide(look(made, target=target, observation=observed), NOW)
+    assert waits.closed is None
+    assert "waits, because v3 failed 20 of 100 requests, but fresh replicas of v2 fail likewise" in waits.sentence
+    assert not waits.events
+    alone = decide(look(made, target=replace(target, baseline=None), observation=observed), NOW)
+    assert alone.closed is not None
+
+
 def test_counters_that_began_again_are_counted_anew() -> None:
     """A restarted replica starts at nought; the difference to before means nothing."""
     made = baking(counts={"requests": 900, "errors": 90, "shadow_requests": 0, "shadow_errors": 0}, counts_since=NOW)
