@@ -17,6 +17,7 @@ from policies.durations import about, format_duration
 from policies.schema import ManualTrigger, ModelPolicy, Rollout, ScheduleTrigger, StalenessTrigger, trigger_leaves
 
 REFUSALS_SHOWN = 3
+REPORTS_SHOWN = 3
 _REFUSED = (Outcome.REJECTED, Outcome.ROLLED_BACK, Outcome.INCONCLUSIVE, Outcome.FAILED)
 _FOLLOWS = {
     Phase.QUEUED: "the data is prepared as soon as there is a place",
@@ -50,6 +51,17 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Evidently's report of the drift that opened a cycle."""
+
+    cycle: int
+    file: str
+    """On the daemon's machine."""
+    url: str
+    """Path in the API."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
     """What one may type."""
 
@@ -73,13 +85,21 @@ class Explanation:
     """What happens by itself, and when."""
     refused: Sequence[Refusal]
     """Newest first."""
+    reports: Sequence[Report]
+    """Of the newest cycles that drift opened, as far as they are made; newest first."""
     commands: Sequence[Command]
     faults: Sequence[str] = ()
     """What is wrong with its data, and what follows from that."""
 
 
 def explain(
-    state: ModelState, policy: ModelPolicy, model: views.ModelDetail, *, cycles: Sequence[Cycle], now: datetime
+    state: ModelState,
+    policy: ModelPolicy,
+    model: views.ModelDetail,
+    *,
+    cycles: Sequence[Cycle],
+    now: datetime,
+    reports: Sequence[Report] = (),
 ) -> Explanation:
     """`cycles`: the newest of the model, newest first; `model`: the same state, as people are shown it."""
     return Explanation(
@@ -91,6 +111,7 @@ def explain(
         opened=_opened(cycles),
         next=_next(state, policy, now),
         refused=[_refusal(c) for c in cycles if c.outcome in _REFUSED][:REFUSALS_SHOWN],
+        reports=reports,
         commands=_commands(state),
         faults=_faults(state, policy),
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from controller.draft import Decision, Draft
+from controller.evidence import FOLDER, KEPT_REPORTS, cycle_of_report_job
 from controller.observing import MEASUREMENT
 from controller.phases import cycle_of_job
 from controller.state import Cycle, ModelState, Phase, VersionStatus
@@ -109,6 +110,7 @@ class Housekeeper:
         self._probes(states)
         self._serving_logs(states)
         self._prediction_logs()
+        self._reports(states)
         self._profiles(states)
         self._cache(states)
 
@@ -140,7 +142,7 @@ class Housekeeper:
 
     def _records(self, states: Mapping[str, ModelState]) -> None:
         for folder in _folders(self.home / "jobs"):
-            known = cycle_of_job(folder.name)
+            known = cycle_of_job(folder.name) or cycle_of_report_job(folder.name)
             useless = is_past(states.get(known[0]), known[1]) if known else MEASUREMENT.fullmatch(folder.name)
             if useless and self._age_s(folder) > SETTLED_S:
                 self.jobs.poll(folder.name)  # one that vanished unseen has ended now
@@ -151,6 +153,18 @@ class Housekeeper:
             for folder in _folders(of_model):
                 match = _CYCLE_FOLDER.fullmatch(folder.name)
                 if match and is_past(states.get(of_model.name), int(match[1])) and self._age_s(folder) > SETTLED_S:
+                    shutil.rmtree(folder)
+            if of_model.name not in states:
+                with suppress(OSError):  # not empty
+                    of_model.rmdir()
+
+    def _reports(self, states: Mapping[str, ModelState]) -> None:
+        """Those of the newest cycles stay; of a deleted model none."""
+        for of_model in _folders(self.home / FOLDER):
+            numbered = {int(m[1]): path for path in _folders(of_model) if (m := _CYCLE_FOLDER.fullmatch(path.name))}
+            kept = sorted(numbered)[-KEPT_REPORTS:] if of_model.name in states else []
+            for number, folder in numbered.items():
+                if number not in kept and self._age_s(folder) > SETTLED_S:
                     shutil.rmtree(folder)
             if of_model.name not in states:
                 with suppress(OSError):  # not empty

@@ -15,11 +15,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
 from pydantic import TypeAdapter
 
 from controller.cycle import JOB_PHASES
 from controller.decide import Observation, Snapshot, decide, held
 from controller.draft import Decision
+from controller.evidence import cycle_of_report_job, report_job
 from controller.phases import model_of_job
 from controller.state import ModelState, Phase, Version
 from controller.store.port import Commit, ConflictError, FencedError, Store
@@ -28,6 +30,8 @@ from controller.work import wanted_job
 from deployers.target import StalePlanError, Target, TargetError, TargetStatus
 from pipelines.jobs.port import JobRunner, JobStatus, RetryableJobError
 from policies.schema import ModelPolicy
+
+log = structlog.get_logger()
 
 MAX_STRIDES = 8
 """Decisions in one look: a finished job may open the next phase at once, but a look stays bounded."""
@@ -70,10 +74,14 @@ class Reconciler:
     """Whether each decision is recorded with its whole snapshot, so that it can be replayed."""
     busy_cycles: Callable[[str], int] = lambda _name: 0
     """How many other models' cycles are past queueing."""
+    reports: bool = False
+    """Whether Evidently's report is made of the drift that opens a cycle."""
     restless: set[str] = field(default_factory=set)
     """Models that wait for something that may end at any moment, and should be looked at again soon."""
     _policies: dict[str, tuple[str, ModelPolicy]] = field(default_factory=dict)
     _target_errors: dict[str, str] = field(default_factory=dict)
+    _reported: dict[str, str] = field(default_factory=dict)
+    """Model → its newest report job that was started, so that it is asked for once and not at every look."""
 
     def reconcile(self, name: str, clock: Callable[[], datetime]) -> str:
         """Look at one model. Raises LostLeadership, StoreError; anything wrong outside is part of the sentence."""
@@ -129,8 +137,9 @@ class Reconciler:
         self.restless.add(name)
         self._policies.pop(name, None)
         self._target_errors.pop(name, None)
+        self._reported.pop(name, None)
         for job_id in self.jobs.active():
-            if model_of_job(job_id) == name:
+            if name in (model_of_job(job_id), (cycle_of_report_job(job_id) or ("",))[0]):
                 self.jobs.cancel(job_id)
         try:
             if self.target.observe(name) is not None:
@@ -197,7 +206,19 @@ class Reconciler:
                 self.jobs.ensure(wanted)
         except RetryableJobError as error:
             return "; ".join(filter(None, [trouble, f"its job could not be started: {error}"]))
+        self._ask_for_report(state)
         return trouble
+
+    def _ask_for_report(self, state: ModelState) -> None:
+        """At the side of the cycle: whatever goes wrong with it is for the log, and the cycle goes on."""
+        spec = report_job(state, self.home) if self.reports else None
+        if spec is None or self._reported.get(state.name) == spec.job_id:
+            return
+        try:
+            self.jobs.ensure(spec)
+            self._reported[state.name] = spec.job_id
+        except RetryableJobError as error:
+            log.warning("drift_report.not_started", model=state.name, error=str(error))
 
     def _keep_serving(self, state: ModelState) -> None:
         """One stride of the target towards the committed plan. Raises LostLeadership."""

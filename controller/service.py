@@ -14,10 +14,11 @@ from typing import Literal, TypeVar
 
 from controller import applying, explaining, overrides, views
 from controller.draft import Decision
+from controller.evidence import report_path
 from controller.overrides import Order, Preview, StalePreview
 from controller.reconcile import LostLeadership
 from controller.replaying import Replayed, UnknownEvent, compare
-from controller.state import Event, ModelState
+from controller.state import Cycle, Event, ModelState
 from controller.store.port import Commit, ConflictError, FencedError, Store
 from controller.telemetry.metrics import count_events
 from deployers.target import Target, TargetError, TargetStatus
@@ -33,6 +34,10 @@ PATH_MAX = 4096
 """Characters of a folder's name; Linux takes no longer one."""
 LAST_CYCLES = 20
 """So many are looked at to explain a model."""
+
+
+class UnknownReport(LookupError):
+    """There is no drift report of that cycle."""
 
 
 class UnknownModel(LookupError):
@@ -89,7 +94,9 @@ class Service:
     def __init__(
         self, *, store: Store, target: Target, epoch: Callable[[], int], now: Callable[[], datetime],
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
+        home: Path | None = None,
     ) -> None:  # fmt: skip
+        """`home`: the state folder, where reports lie; without it there are none."""
         self._store = store
         self._target = target
         self._epoch = epoch
@@ -97,6 +104,7 @@ class Service:
         self._wake = wake
         self._sentences = sentences
         self._policy = policy
+        self._home = home
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -126,6 +134,16 @@ class Service:
             self._load(name)
         return [views.cycle(c) for c in self._store.cycles(name, limit=limit)]
 
+    def drift_report(self, name: str, cycle: int) -> Path:
+        """Evidently's report of the drift that opened a cycle. Raises UnknownModel, UnknownReport."""
+        self._load(name)
+        path = report_path(self._home, name, cycle) if self._home else None
+        if path is None or not path.is_file():
+            raise UnknownReport(
+                f"there is no drift report of cycle {cycle} of {name}: drift did not open it, or the report is not made yet or gone"
+            )
+        return path
+
     def events(
         self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False, grounds: bool = False
     ) -> list[views.EventView]:
@@ -143,8 +161,18 @@ class Service:
         status, error = self._observe(name)
         return explaining.explain(
             state, self._policy(state), views.detail(state, self._sentence(name), status, error),
-            cycles=self._store.cycles(name, limit=LAST_CYCLES), now=self._now(),
+            cycles=(cycles := self._store.cycles(name, limit=LAST_CYCLES)), now=self._now(),
+            reports=self._reports(name, cycles),
         )  # fmt: skip
+
+    def _reports(self, name: str, cycles: Sequence[Cycle]) -> list[explaining.Report]:
+        found = []
+        for cycle in cycles:
+            path = report_path(self._home, name, cycle.number) if self._home and cycle.drift else None
+            if path is not None and path.is_file():
+                url = f"/api/v1/models/{name}/cycles/{cycle.number}/drift"
+                found.append(explaining.Report(cycle=cycle.number, file=str(path), url=url))
+        return found[: explaining.REPORTS_SHOWN]
 
     def replay(self, seq: int) -> Replayed:
         """Take a recorded decision again and compare. Raises UnknownEvent, `replaying.NotReplayable`."""

@@ -62,7 +62,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
             jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
         ),
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
-        busy_cycles=lambda name: places_taken(name, store.load_all()),
+        busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True,
     )  # fmt: skip
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,
@@ -76,7 +76,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     )  # fmt: skip
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
-        policy=reconciler.policy,
+        policy=reconciler.policy, home=home,
     )  # fmt: skip
     return Parts(
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,

@@ -42,6 +42,8 @@ def print_explanation(told: dict[str, Any]) -> None:
     for i, refusal in enumerate(earlier):
         text = f"cycle {refusal['cycle']}, {moment(refusal['at'])}, {words(refusal['outcome'])}: {refusal['sentence']}"
         _row(grid, "" if i else "refused", text)
+    for i, report in enumerate(told.get("reports", ())):
+        _row(grid, "" if i else "drift", f"cycle {report['cycle']}: {report['file']}")
     screen.print(grid)
     _commands(told["commands"])
 

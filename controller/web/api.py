@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from litestar import Router, delete, get, post
+from litestar import Response, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 
@@ -107,6 +107,13 @@ def list_model_cycles(service: Asked, name: Name, limit: Limit = 100) -> CycleLi
     return CycleList(cycles=service.cycles(name, limit=limit))
 
 
+@get("/models/{name:str}/cycles/{number:int}/drift", sync_to_thread=True, media_type="text/html")
+def get_drift_report(service: Asked, name: Name, number: FromPath[int]) -> Response[bytes]:
+    """Evidently's report of the drift that opened a cycle, as a file to save: it holds scripts, which must not run beside this API."""
+    headers = {"content-disposition": f'attachment; filename="{name}-c{number}-drift.html"'}
+    return Response(service.drift_report(name, number).read_bytes(), media_type="text/html", headers=headers)
+
+
 @get("/models/{name:str}/explain", sync_to_thread=True)
 def explain_model(service: Asked, name: Name) -> Explanation:
     """Why the model is where it is, what comes next, and how to stop it."""
@@ -186,7 +193,7 @@ def give_order(service: Asked, name: Name, data: JSONBody[OrderRequest]) -> Orde
 ROUTER = Router(
     path="/api/v1",
     route_handlers=[
-        list_models, get_model, list_versions, list_model_cycles, explain_model, list_cycles, list_incidents, list_events, replay_event,
-        apply_policies, delete_model, preview_order, give_order,
+        list_models, get_model, list_versions, list_model_cycles, get_drift_report, explain_model, list_cycles,
+        list_incidents, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from controller.invariants import InvariantBroken
 from controller.overrides import OverrideRefused, StalePreview
 from controller.replaying import NotReplayable, UnknownEvent
-from controller.service import NotLeading, PolicyRefused, UnknownModel
+from controller.service import NotLeading, PolicyRefused, UnknownModel, UnknownReport
 from controller.store.port import StoreError
 
 log = structlog.get_logger()
@@ -20,6 +20,7 @@ log = structlog.get_logger()
 _KNOWN: Mapping[type[Exception], tuple[int, str]] = {
     UnknownModel: (404, "unknown_model"),
     UnknownEvent: (404, "unknown_event"),
+    UnknownReport: (404, "unknown_report"),
     NotReplayable: (409, "not_replayable"),
     StalePreview: (409, "stale_preview"),
     OverrideRefused: (409, "refused"),

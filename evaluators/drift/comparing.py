@@ -69,10 +69,18 @@ def compare(profile: Profile, window: pd.DataFrame, limits: Limits = None) -> di
 
 def _matrix(names: Sequence[str], window: pd.DataFrame) -> Floats:
     """(f, m): a row a feature, ascending, what is not finite as NaN at the end."""
+    places = {name: i for i, name in enumerate(window.columns.tolist())}
     matrix = np.full((len(names), len(window)), np.nan)
-    for row, name in zip(matrix, names, strict=True):
-        if name in window.columns:
-            row[:] = numbers_of(window[name])
+    if all(name in places for name in names):  # at once where it can be, since pandas takes 10 us for each column alone
+        table = window.iloc[:, [places[name] for name in names]].to_numpy()
+    else:
+        table = np.empty(0, dtype=object)
+    if table.dtype == np.float64:
+        matrix[:] = table.T
+    else:
+        for row, name in zip(matrix, names, strict=True):
+            if name in places:
+                row[:] = numbers_of(window[name])
     matrix[~np.isfinite(matrix)] = np.nan
     matrix.sort(axis=1)
     return matrix

@@ -38,7 +38,7 @@ def run_preset(reference: pd.DataFrame, window: pd.DataFrame, features: Features
     def of_kind(*kinds: str) -> list[str]:
         return [feature["name"] for feature in both if feature["kind"] in kinds]
 
-    with _evidently():
+    with evidently_at_work():
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
@@ -54,7 +54,7 @@ def run_preset(reference: pd.DataFrame, window: pd.DataFrame, features: Features
 
 
 @contextmanager
-def _evidently() -> Iterator[None]:
+def evidently_at_work() -> Iterator[None]:
     """Quiet, and with one kind of error. Evidently also correlates columns, and warns of constant ones."""
     os.environ["DO_NOT_TRACK"] = "1"
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.answers import AnswersError, ModelFolder
-from evaluators.drift.preset import DriftUnknownError, _evidently, run_preset, verdicts
+from evaluators.drift.preset import DriftUnknownError, evidently_at_work, run_preset, verdicts
 from evaluators.drift.reference import reference_rows
 from pipelines.data.prediction_log import feature_columns, read_predictions
 from pipelines.data.profile import REFERENCE_ROWS_MAX
@@ -39,7 +39,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         snapshot = run_preset(sampled(reference_rows(folder.path), most), sampled(window, most), folder.features)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
-        with _evidently():
+        with evidently_at_work():
             snapshot.save_html(str(aside))
         aside.replace(path)
     except (AnswersError, DriftUnknownError, OSError) as error:

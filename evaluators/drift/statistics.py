@@ -33,8 +33,9 @@ def wasserstein(numbers: Numbers, features: Ints, window: Floats) -> Floats:
         edges, m
     )  # step k spans the reference values low[k] + part[k] / m to low[k + 1] + part[k + 1] / m
     first, last = low[:-1], (edges[1:] - 1) // m
-    above = window >= numbers.values[features[:, None], last]
-    crossed = ~above & (window > numbers.values[features[:, None], first])
+    flat, start = numbers.values.ravel(), features[:, None] * numbers.values.shape[1]
+    above = window >= flat.take(start + last)
+    crossed = ~above & (window > flat.take(start + first))
     row, step = np.nonzero(crossed)
     sign = above.astype(np.int8) * np.int8(2) - np.int8(1)
     sign[row, step] = 0

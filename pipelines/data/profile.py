@@ -100,13 +100,13 @@ def counts_of(column: pd.Series, kind: str) -> dict[str, int]:
         pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
     else:
         try:
-            found = pc.value_counts(pa.array(column, from_pandas=True).drop_null())
+            found = pc.value_counts(pa.array(column, from_pandas=True))
             pairs = list(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
         except pa.ArrowException:  # of several types
             pairs = [(value, 1) for value in column.dropna().tolist()]
     total: dict[str, int] = {}
     for value, count in pairs:
-        if value == value:  # NaN is not, and Arrow counts it as a value
+        if value is not None and value == value:  # NaN is not, and Arrow counts it as a value
             total[str(value)] = total.get(str(value), 0) + count
     return dict(sorted(total.items()))
 

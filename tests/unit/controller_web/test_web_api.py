@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import httpx
 import pytest
 from controller_world import TOKEN, World, policy_text, served
 
+from controller.evidence import report_path
 from controller.overrides import Order, Verb
-from controller.store.port import StoreError
+from controller.state import DriftWindow
+from controller.store.port import Commit, StoreError
 
 DOCS = Path(__file__).parents[3] / "docs" / "api.md"
 
@@ -223,6 +226,35 @@ def test_apply_and_delete(client: httpx.Client) -> None:
     assert applied[0]["action"] == "created"
     assert client.delete("/api/v1/models/brief", params={"actor": "a", "reason": "b"}).json() == {"deleted": "brief"}
     assert client.get("/api/v1/models/brief").status_code == 404
+
+
+def test_drift_report_is_a_file_to_save(tmp_path: Path) -> None:
+    """It holds scripts, so no browser may show it beside the API; before it is made, and for names that climb out of the folder, it is not
+    there."""
+    world = World().serving()
+    window = DriftWindow(version=1, since=world.now, until=world.now)
+    world.service.order("late", Order(verb=Verb.TRIGGER, actor="ada@laptop", reason="because"))
+    cycle = world.state().cycle
+    assert cycle is not None
+    opened = replace(world.state(), cycle=replace(cycle, drift=window))
+    world.store.commit(world.epoch(), Commit(model=opened))
+    world.service._home = tmp_path
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with served(world) as url, httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=10) as client:
+        path = f"/api/v1/models/late/cycles/{cycle.number}/drift"
+        assert error(client.get(path)) == (404, "unknown_report")
+        assert client.get("/api/v1/models/late/explain").json()["reports"] == []
+        report = report_path(tmp_path, "late", cycle.number)
+        report.parent.mkdir(parents=True)
+        report.write_text("<html>drift</html>")
+        answer = client.get(path)
+        assert answer.text == "<html>drift</html>"
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        (told,) = client.get("/api/v1/models/late/explain").json()["reports"]
+        assert told == {"cycle": cycle.number, "file": str(report), "url": path}
+        assert error(client.get("/api/v1/models/..%2Flate/cycles/2/drift"))[0] == 404
+        assert httpx.get(url + path, trust_env=False).status_code == 401
 
 
 # ---------------------------------------------------------------- health, dashboard, schema

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from live_log import NOW, write_predictions
-from model_folders import model_folder, policy
+from model_folders import context, model_folder, policy
 
 from evaluators.answers import ModelFolder
-from evaluators.drift import calibration
+from evaluators.drift import calibration, report
 from evaluators.drift.calibration import WarmUp
 from evaluators.drift.comparing import JENSEN_SHANNON, ONE_SIDED, WASSERSTEIN, compare
 from evaluators.drift.measuring import compare_window, drift
@@ -24,6 +24,7 @@ from evaluators.drift.reference import reference_profile
 from evaluators.scene import Query, Scene
 from pipelines.data.prediction_log import FolderLog
 from pipelines.data.profile import PROFILE_FILE, profile_rows, write_profile
+from pipelines.jobs.port import PermanentJobError
 from policies.schema import ModelPolicy
 from policies.signals import SignalKind
 
@@ -261,10 +262,10 @@ def test_text_is_judged_by_evidently(tmp_path: Path) -> None:
     """Its classifier tells other words from the same words; a text that vanished has drifted; numbers are still ours."""
     scene, other = _texts(tmp_path, "bye moon")
     profile = reference_profile(scene.folder, scene.problems)
-    report = compare_window(profile, other, scene, None)
-    assert report.drifted == ["title", "lost"]
-    assert report.found["title"].method.endswith("text content drift")
-    assert report.share == pytest.approx(2 / 3)
+    found = compare_window(profile, other, scene, None)
+    assert found.drifted == ["title", "lost"]
+    assert found.found["title"].method.endswith("text content drift")
+    assert found.share == pytest.approx(2 / 3)
     same = compare_window(profile, pd.read_parquet(scene.folder.path / "reference.parquet").tail(200), scene, None)
     assert same.drifted == []
 
@@ -275,3 +276,36 @@ def test_text_without_evidently_says_what_to_install(tmp_path: Path, monkeypatch
     scene, window = _texts(tmp_path, "bye moon")
     with pytest.raises(DriftUnknownError, match=r"pip install 'ratchetd\[drift\]'"):
         compare_window(reference_profile(scene.folder, []), window, scene, None)
+
+
+# ---------------------------------------------------------------- the report
+def _report_inputs(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "home": str(tmp_path), "model": "flights", "model_dir": str(tmp_path / "7" / "model"),
+        "since": (NOW - 2 * HOUR).isoformat(), "until": NOW.isoformat(),
+        "report": str(tmp_path / "evidence" / "flights" / "c3" / "drift.html"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_evidently_writes_a_report_of_the_window(tmp_path: Path) -> None:
+    """One HTML file where it was asked for, of the live rows of the window; a second attempt replaces it."""
+    _reference(tmp_path)
+    _asked(tmp_path, 0, _frame(300, shift=2.0, seed=1))
+    _asked(tmp_path, 9, _frame(50, seed=2))
+    inputs = _report_inputs(tmp_path)
+    for _ in range(2):
+        made = report.run(inputs, context(tmp_path))
+    assert made == {"report": inputs["report"], "rows": 300, "drifted": ["x"]}
+    text = Path(inputs["report"]).read_text()
+    assert "<html" in text
+    assert "Wasserstein" in text
+    assert [path.name for path in Path(inputs["report"]).parent.iterdir()] == ["drift.html"]
+
+
+def test_report_without_rows_is_none(tmp_path: Path) -> None:
+    """A log that was shortened meanwhile: the job says so, and leaves no file."""
+    _reference(tmp_path)
+    with pytest.raises(PermanentJobError, match="no drift report: no feature has values"):
+        report.run(_report_inputs(tmp_path), context(tmp_path))
+    assert not (tmp_path / "evidence").exists()

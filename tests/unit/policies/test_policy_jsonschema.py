@@ -20,7 +20,7 @@ ACROSS_FIELDS = {
     "window of nothing", "metric of another task", "weights that do not rise", "last step", "shadow later",
     "step over 100", "password in a URL", "same column twice", "window without time", "component and entrypoint",
     "range upside down", "not supported target", "not a finite number", "nothing to compare", "labels after the deadline",
-    "a season without time",
+    "a season without time", "metric of a filter",
 }  # fmt: skip
 """Mistakes that JSON Schema cannot express, or not readably; the reader finds them."""
 
