@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from deployers.package import with_estimator
 from pipelines.jobs.files import read_json, write_json_atomic
 from pipelines.jobs.port import JobContext, JobRunner, JobSpec, JobStatus
 from pipelines.jobs.worker import Entry, run_entry
@@ -98,7 +99,7 @@ def _still_there(status: Mapping[str, Any]) -> bool:
 
 # ---------------------------------------------------------------- packaging without an image
 def package(inputs: Mapping[str, Any], context: JobContext, *, digest_of: Callable[[Path], str]) -> dict[str, Any]:
-    """A version under a digest of its content and number, lying where an unpacked image would; nothing is copied."""
+    """A version under a digest of its content and number, lying where an unpacked image would; files are linked, not copied."""
     model_dir, home = Path(inputs["model_dir"]), Path(inputs["home"])
     content = f"{inputs['model']} v{inputs['number']} {digest_of(model_dir)}"
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -106,7 +107,7 @@ def package(inputs: Mapping[str, Any], context: JobContext, *, digest_of: Callab
     root.mkdir(parents=True, exist_ok=True)
     link = root / "model"
     link.unlink(missing_ok=True)
-    link.symlink_to(model_dir.absolute(), target_is_directory=True)
+    link.symlink_to(with_estimator(model_dir, inputs.get("estimator"), root).absolute(), target_is_directory=True)
     return {
         "digest": f"sha256:{digest}", "size_bytes": 0, "root": str(root), "sentence": f"v{inputs['number']} is ready",
     }  # fmt: skip

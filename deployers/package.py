@@ -48,7 +48,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         raise PermanentJobError(f"{model_dir / 'model.json'} does not exist; train the model again")
     layout = OciLayout(home / "images")
     try:
-        model_dir = _with_estimator(model_dir, inputs.get("estimator"), context.workdir)
+        model_dir = with_estimator(model_dir, inputs.get("estimator"), context.workdir)
         image = layout.build(
             model_dir,
             serving_source(),
@@ -72,7 +72,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     }
 
 
-def _with_estimator(model_dir: Path, estimator: str | None, workdir: Path) -> Path:
+def with_estimator(model_dir: Path, estimator: str | None, workdir: Path) -> Path:
     """The model folder, or a copy of it that holds the estimator too: the folder itself is a step's cached result. Raises OSError.
 
     Files are linked where the file system allows. An estimator that is gone is left out: the version works without.

@@ -112,9 +112,9 @@ def _with_expected_losses(compared: Comparison, request: Request, scene: Scene) 
         problems=scene.problems,
     ).drop_duplicates(["id", "version"], keep="last")
     mine, other = (frame[frame["version"] == number] for number in (request.challenger, request.champion))
-    shared = mine["id"].isin(other["id"])
-    if shared.any():
-        mine, other = mine[shared], other[other["id"].isin(mine["id"])]
+    shared = mine[["id"]].merge(other[["id"]], on="id")
+    if len(shared):
+        mine, other = mine.merge(shared, on="id"), other.merge(shared, on="id")
     if min(len(mine), len(other)) < EXPECTED_ROWS:
         return compared
     try:

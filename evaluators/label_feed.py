@@ -93,7 +93,7 @@ def read_feed(log: AnswerLog, now: datetime, window: timedelta, problems: list[s
         since = max(min(now, last) - lookback * window, now - longest)
         asked = log.predictions(since=since, until=now, role="live", features=False, problems=problems)
         asked = asked[["id", "at"]].drop_duplicates("id", keep="last")
-        if newest["id"].isin(asked["id"]).mean() >= MATCHED_SHARE or not len(newest):
+        if len(newest[["id"]].merge(asked[["id"]], on="id")) >= MATCHED_SHARE * len(newest):
             break
     if since < now - RHYTHM:
         labels = log.labels(since=since, until=now, problems=problems)
