@@ -25,6 +25,7 @@ from deployers.target import Target, TargetError, TargetStatus
 from policies.problems import Problem, shown
 from policies.reading import Loaded, parse_policy
 from policies.schema import ModelPolicy
+from policies.signals import Signal
 
 T = TypeVar("T")
 
@@ -94,9 +95,9 @@ class Service:
     def __init__(
         self, *, store: Store, target: Target, epoch: Callable[[], int], now: Callable[[], datetime],
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
-        home: Path | None = None,
+        home: Path | None = None, signals: Callable[[str], Mapping[str, Signal]] = lambda _name: {},
     ) -> None:  # fmt: skip
-        """`home`: the state folder, where reports lie; without it there are none."""
+        """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model."""
         self._store = store
         self._target = target
         self._epoch = epoch
@@ -105,6 +106,7 @@ class Service:
         self._sentences = sentences
         self._policy = policy
         self._home = home
+        self._signals = signals
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -122,7 +124,7 @@ class Service:
         """All about one model. Raises UnknownModel."""
         state = self._load(name)
         status, error = self._observe(name)
-        return views.detail(state, self._sentence(name), status, error)
+        return views.detail(state, self._sentence(name), status, error, self._signals(name))
 
     def versions(self, name: str) -> list[views.VersionView]:
         """By number. Raises UnknownModel."""
@@ -160,7 +162,7 @@ class Service:
         state = self._load(name)
         status, error = self._observe(name)
         return explaining.explain(
-            state, self._policy(state), views.detail(state, self._sentence(name), status, error),
+            state, self._policy(state), views.detail(state, self._sentence(name), status, error, self._signals(name)),
             cycles=(cycles := self._store.cycles(name, limit=LAST_CYCLES)), now=self._now(),
             reports=self._reports(name, cycles),
         )  # fmt: skip

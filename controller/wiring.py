@@ -56,11 +56,12 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     jobs = LocalJobRunner(home)
     target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
     leadership = FileLeadership(store, home / "run" / "daemon.lock", settings.lease_ttl_s)
+    observer = JobObserver(
+        jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
+    )
     reconciler = Reconciler(
         store=store, jobs=jobs, target=target, leadership=leadership, home=home,
-        observer=JobObserver(
-            jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
-        ),
+        observer=observer,
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
         busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True,
     )  # fmt: skip
@@ -76,7 +77,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     )  # fmt: skip
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
-        policy=reconciler.policy, home=home,
+        policy=reconciler.policy, home=home, signals=observer.signals,
     )  # fmt: skip
     return Parts(
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,

@@ -34,6 +34,8 @@ def print_explanation(told: dict[str, Any]) -> None:
         _row(grid, "" if i else "traffic", line)
     if model["target"]["error"]:
         _row(grid, "target", model["target"]["error"], "red")
+    if feed := model.get("feed"):
+        _row(grid, "labels", feed["sentence"])
     for i, line in enumerate(told["next"]):
         _row(grid, "" if i else "next", line)
     _row(grid, "why", told["opened"])

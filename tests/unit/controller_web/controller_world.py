@@ -21,6 +21,7 @@ from controller.web.app import build_app
 from deployers.target import FakeTarget
 from pipelines.jobs.fake import FakeJobRunner
 from policies.schema import ModelPolicy
+from policies.signals import Signal
 
 START = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 TOKEN = "a-token-for-tests"
@@ -63,6 +64,8 @@ class World:
     sentences: dict[str, str] = field(default_factory=dict)
     woken: list[str] = field(default_factory=list)
     trained: int = 0
+    signals: dict[str, dict[str, Signal]] = field(default_factory=dict)
+    """Model → what was last measured of it."""
 
     def __post_init__(self) -> None:
         leading = self.store.acquire("me", START, 1e9)
@@ -86,7 +89,7 @@ class World:
         )  # fmt: skip
         self.service = Service(
             store=self.store, target=self.target, epoch=self.epoch, now=lambda: self.now, wake=self.woken.append,
-            sentences=self.sentences, policy=self.reconciler.policy,
+            sentences=self.sentences, policy=self.reconciler.policy, signals=lambda name: self.signals.get(name, {}),
         )  # fmt: skip
 
     def _train(self) -> dict[str, Any]:

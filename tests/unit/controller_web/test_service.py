@@ -13,6 +13,7 @@ from controller.reconcile import LostLeadership
 from controller.replaying import NotReplayable, UnknownEvent
 from controller.service import NotLeading, PolicyDocument, PolicyRefused, UnknownModel
 from controller.state import Outcome, Phase
+from policies.signals import Signal
 
 
 @pytest.fixture
@@ -314,3 +315,20 @@ def test_explanation_in_every_phase(world: World) -> None:
             world.jobs.finish(job_id)
         world.later(minutes=30)
     assert seen >= {*Phase} - {Phase.QUEUED} | {None}
+
+
+def test_how_labels_come_in_is_told_of_a_model(world: World) -> None:
+    """Nothing until it is measured; then numbers, or the reason why there are none, in one sentence."""
+    world.serving()
+    assert world.service.model("late").feed is None
+    late = Signal.of(21_600.0, observed_at=world.now, rows=50)
+    world.signals["late"] = {"label_coverage": Signal.of(0.981, observed_at=world.now, rows=1204), "label_lag": late}
+    feed = world.service.explain("late").model.feed
+    assert feed is not None
+    assert (feed.coverage, feed.rows, feed.lag_s) == (0.981, 1204, 21_600.0)
+    assert feed.sentence == "98.1 % of the 1,204 rows old enough have a label; 99 % of labels come within 6h"
+    unknown = Signal.unknown("no label has arrived yet", observed_at=world.now)
+    world.signals["late"] = {"label_coverage": unknown, "label_lag": unknown}
+    nothing = world.service.model("late").feed
+    assert nothing is not None
+    assert (nothing.coverage, nothing.lag_s, nothing.sentence) == (None, None, "no label has arrived yet")
