@@ -27,7 +27,7 @@ from policies.signals import Fault
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WINDOWS_TOLD = 50
+WINDOWS_TOLD = 10
 """Held windows that a result names at most, the newest ones."""
 
 

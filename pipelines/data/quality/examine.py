@@ -23,6 +23,8 @@ from pipelines.data.quality.table_rules import table_faults
 WINDOWS = 20
 """Into how many windows the first table is cut, within `CHUNK` to `WINDOW_MAX` rows each."""
 WINDOW_MAX = 5_000
+REWRITTEN_SHARE = 0.5
+"""Of the rows that were accepted before; if more are faulty now, it is the snapshot."""
 STALE_SHARE = 0.1
 """Of the newest block's length, that may be missing again from a new snapshot."""
 
@@ -68,12 +70,10 @@ class Table:
 
 def examine(table: Table, known: Profile | None, key: str, *, hold: bool = True) -> Examined:
     """Find the windows with faults. Without `hold` they are told of, but accepted."""
-    found = known is not None and _stale(table, known)
-    if known is not None and found:
-        return _all_held(table, known, found)
-    return _Examination(table, known or Profile(key=key, window=_window(int(table.counts.sum()))), hold).run(
-        first=known is None
-    )
+    if known is not None and (stale := _stale(table, known)) is not None:
+        return _whole_table(table, known, (stale,), hold)
+    examination = _Examination(table, known or Profile(key=key, window=_window(int(table.counts.sum()))), hold)
+    return examination.first() if known is None else examination.again()
 
 
 def _window(rows: int) -> int:
@@ -90,11 +90,12 @@ def _stale(table: Table, known: Profile) -> Found | None:
     return Found(kind="stale_snapshot", subject="", sentence="its newest row is older than rows that were read before")
 
 
-def _all_held(table: Table, known: Profile, found: Found) -> Examined:
+def _whole_table(table: Table, known: Profile, found: tuple[Found, ...], hold: bool) -> Examined:
+    """A snapshot of which nothing is to be believed, nor learnt for the profile."""
     window = HeldWindow(
-        start=int(table.ordinal[0]), end=int(table.ordinal[-1]), rows=int(table.counts.sum()), found=(found,)
+        start=int(table.ordinal[0]), end=int(table.ordinal[-1]), rows=int(table.counts.sum()), found=found
     )
-    return Examined(held=np.ones(len(table.counts), dtype=bool), windows=(window,), profile=known, notes=())
+    return Examined(held=np.full(len(table.counts), hold), windows=(window,), profile=known, notes=())
 
 
 class _Examination:
@@ -113,26 +114,42 @@ class _Examination:
         self.windows: list[HeldWindow] = []
         self.notes: list[str] = []
 
-    def run(self, *, first: bool) -> Examined:
-        past: list[tuple[int, int, Block | None]] = [(block.start, block.end, block) for block in self.known.blocks]
-        past += [(held.start, held.end, None) for held in self.known.held]
-        for start, end, block in sorted(past, key=lambda one: one[0]):
-            rows = self._rows(start, end)
-            if block is not None:
-                self._again(block, rows)
-            elif len(rows):
-                self._judge(rows)
+    def first(self) -> Examined:
+        """A table of which nothing is known yet."""
         for rows in self._new():
             self._judge(rows)
-        self._note_new_columns()
-        if first and self.held.sum() > self.table.counts.sum() / 2:
+        if self.held.sum() > self.table.counts.sum() / 2:
             self._let_go()
-        blocks = _thinned(self.blocks)
-        held = tuple(HeldRange(start=w.start, end=w.end) for w in self.windows) if self.hold else ()
+        return self._examined()
+
+    def again(self) -> Examined:
+        """A new snapshot. What was accepted is looked at first: if it has changed, what is new is not to be believed either."""
+        looked_at = 0
+        for block in self.known.blocks:
+            rows = self._rows(block.start, max(block.end, block.reach))
+            looked_at += len(rows)
+            self._again(block, self._rows(block.start, block.end), rows)
+        found = {(f.kind, f.subject): f for window in self.windows for f in window.found}
+        if self.held.sum() > REWRITTEN_SHARE * looked_at:
+            return _whole_table(self.table, self.known, tuple(found.values()), self.hold)
+        newest = self.known.blocks[-1].start if self.known.blocks else None
+        tainted = next((window.found for window in self.windows if window.start == newest), ())
+        for held in self.known.held:
+            if len(rows := self._rows(held.start, held.end)):
+                self._judge(rows, tainted)
+        for rows in self._new():
+            self._judge(rows, tainted)
+        self._note_new_columns()
+        return self._examined()
+
+    def _examined(self) -> Examined:
+        known = {block.start for block in self.known.blocks}
+        held = [HeldRange(start=w.start, end=w.end) for w in self.windows if w.start not in known]
+        blocks = _thinned(sorted(self.blocks, key=lambda block: block.start))
         return Examined(
             held=self.held if self.hold else np.zeros_like(self.held),
-            windows=tuple(self.windows),
-            profile=replace(self.known, blocks=tuple(blocks), held=held),
+            windows=tuple(sorted(self.windows, key=lambda window: window.start)),
+            profile=replace(self.known, blocks=tuple(blocks), held=tuple(held) if self.hold else ()),
             notes=tuple(dict.fromkeys(self.notes)),
         )
 
@@ -163,17 +180,17 @@ class _Examination:
             repeated=round(float(self.is_copy[rows].mean()), 5),
         )
 
-    def _judge(self, rows: NDArray[np.intp]) -> None:
-        """A window that is not known to be sound."""
+    def _judge(self, rows: NDArray[np.intp], tainted: Sequence[Found] = ()) -> None:
+        """A window that is not known to be sound. `tainted`: faults of the rows before it that were not there when they were accepted."""
         block = self._summary(rows)
         history = History(blocks=tuple(b for b in self.blocks if b.end < block.start))
-        found = self._meant(_faults(history, block, self.table.shape))
+        found = self._meant([*_faults(history, block, self.table.shape), *tainted])
         self._settle(block, rows, found)
         if history.is_enough and not found:
             self.notes += [f"column {name!r} varies since it held one value only" for name in gone_live(history, block)]
 
-    def _again(self, old: Block, rows: NDArray[np.intp]) -> None:
-        """A stretch that was accepted before."""
+    def _again(self, old: Block, rows: NDArray[np.intp], beyond: NDArray[np.intp]) -> None:
+        """A stretch that was accepted before; `beyond` are its rows and those that it speaks for."""
         if len(rows) < ROWS_MIN:
             self.blocks.append(old)  # the source no longer holds it
             return
@@ -184,7 +201,6 @@ class _Examination:
         history = History(blocks=tuple(b for b in self.known.blocks if b.end <= old.end))
         found = _faults(history, new, self.table.shape)
         found += rewritten_faults(old, new, self._labels_again(old, rows), self.table.shape)
-        beyond = self._rows(old.start, max(old.end, old.reach))
         self._settle(replace(new, reach=old.reach), beyond, self._meant(found), otherwise=old)
 
     def _labels_again(self, old: Block, rows: NDArray[np.intp]) -> dict[str, int]:
