@@ -141,7 +141,7 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
     fresh = observed is not None and observed.champion == state.champion
     return triggers.TriggerFacts(
         now=draft.now,
-        signals=incidents.trusted(observed.signals, state.faults) if observed is not None and fresh else {},
+        signals=_trusted(draft, observed) if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
         trained_rows=champion.lineage.get("rows") if champion else None,
@@ -151,6 +151,11 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         memory=state.trigger_memory,
         max_age=snapshot.signal_max_age,
     )
+
+
+def _trusted(draft: Draft, observed: Observation) -> Mapping[str, Signal]:
+    holds = draft.policy.spec.data.quality == "hold"
+    return incidents.trusted(observed.signals, draft.state.faults) if holds else observed.signals
 
 
 def not_now(state: ModelState, policy: ModelPolicy, now: datetime) -> str:

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from controller.invariants import InvariantBroken
-from controller.state import Cycle, Event, Hold, ModelState, NoticeRecord, Outcome, Phase, Version, VersionStatus
+from controller.state import (
+    Cycle,
+    Event,
+    FaultOrigin,
+    Hold,
+    KnownFault,
+    ModelState,
+    NoticeRecord,
+    Outcome,
+    Phase,
+    Version,
+    VersionStatus,
+)
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit, ConflictError, FencedError, Store, StoreError
 from controller.store.sql import open_store
@@ -403,6 +415,93 @@ def test_undelivered_notices_outlive_their_model(store: Store, epoch: int) -> No
     store.mark_notice("told", delivered_at=NOW)
     store.delete(epoch, "flight-late", [])
     assert [n.key for n in store.pending_notices()] == ["untold"]
+
+
+# ---------------------------------------------------------------- incidents
+def fault(subject: str = "wind", at: datetime = NOW, **changes: object) -> KnownFault:
+    made = KnownFault(
+        kind="unit_changed", source="x.csv", subject=subject, sentence="in knots", since=NOW, origin=FaultOrigin.LIVE,
+        found_at=at,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def having(store: Store, epoch: int, name: str, *faults: KnownFault) -> ModelState:
+    """A new model that has these faults."""
+    state = store.create(epoch, bare(name), [])
+    return store.commit(epoch, Commit(model=replace(state, faults=faults), found=faults))
+
+
+def lose(store: Store, epoch: int, state: ModelState, at: datetime) -> ModelState:
+    gone = [replace(one, absent_at=at) for one in state.faults]
+    return store.commit(epoch, Commit(model=replace(state, faults=()), gone=gone))
+
+
+def test_the_same_fault_in_many_models_is_one_incident(store: Store, epoch: int) -> None:
+    """The first opens it, the others join; another column is another incident; events and notices say so once."""
+    for i in range(12):
+        having(store, epoch, f"m{i:02}", fault())
+    having(store, epoch, "other", fault("rain"))
+    newest, wind = store.incidents()
+    assert (newest.subject, newest.models) == ("rain", 1)
+    assert (wind.models, wind.affected, wind.names[:2], wind.closed_at) == (12, 12, ("m00", "m01"), None)
+    kinds = [(e.kind, e.model, e.data["models"]) for e in store.events() if e.kind.startswith("incident")]
+    assert kinds == [("incident.opened", "m00", 1), ("incident.grown", "m09", 10), ("incident.opened", "other", 1)]
+    told = [n.key for n in store.pending_notices()]
+    assert sorted(told) == sorted(
+        [f"incident/{wind.id}/opened", f"incident/{wind.id}/10", f"incident/{newest.id}/opened"]
+    )
+
+
+def test_an_incident_closes_with_its_last_model_and_may_open_again(store: Store, epoch: int) -> None:
+    """Soon after it is the same incident, later another; saying twice that a model has the fault, or lost it, counts once."""
+    a, b = having(store, epoch, "a", fault()), having(store, epoch, "b", fault())
+    a = store.commit(epoch, Commit(model=a, found=[fault()]))
+    assert store.incidents()[0].affected == 2
+    a = lose(store, epoch, a, NOW + A_MINUTE)
+    a = store.commit(epoch, Commit(model=a, gone=[fault(absent_at=NOW + A_MINUTE)]))
+    assert (store.incidents()[0].affected, store.incidents()[0].closed_at) == (1, None)
+    lose(store, epoch, b, NOW + 2 * A_MINUTE)
+    assert store.incidents()[0].closed_at == NOW + 2 * A_MINUTE
+    assert store.incidents(open_only=True) == []
+    soon = fault(at=NOW + 3 * A_MINUTE)
+    a = store.commit(epoch, Commit(model=replace(a, faults=(soon,)), found=[soon]))
+    (again,) = store.incidents(open_only=True)
+    assert (again.id, again.models, again.affected) == (store.incidents()[0].id, 2, 1)
+    a = lose(store, epoch, a, NOW + 4 * A_MINUTE)
+    later = fault(at=NOW + timedelta(days=1))
+    store.commit(epoch, Commit(model=replace(a, faults=(later,)), found=[later]))
+    assert [(i.models, i.closed_at is None) for i in store.incidents()] == [(1, True), (2, False)]
+    assert [n.key for n in store.pending_notices()].count(f"incident/{again.id}/closed") == 1
+
+
+def test_a_refused_commit_opens_no_incident(store: Store, epoch: int) -> None:
+    """Faults are part of the transaction: an older row or an older epoch writes none of it."""
+    state = store.create(epoch, bare(), [])
+    store.commit(epoch, Commit(model=state))
+    with pytest.raises(ConflictError):
+        store.commit(epoch, Commit(model=replace(state, faults=(fault(),)), found=[fault()]))
+    with pytest.raises(FencedError):
+        store.commit(epoch - 1, Commit(model=state, found=[fault()]))
+    assert store.incidents() == []
+    assert store.pending_notices() == []
+
+
+def test_a_deleted_model_leaves_its_incidents(store: Store, epoch: int) -> None:
+    """They close if it was the last, and stay on record."""
+    having(store, epoch, "a", fault())
+    having(store, epoch, "b", fault())
+    for i, name in enumerate(["a", "b"], start=1):
+        store.delete(epoch, name, [Event(model=name, kind="model.deleted", sentence="deleted", at=NOW + i * A_MINUTE)])
+    (left,) = store.incidents()
+    assert (left.models, left.affected, left.closed_at) == (2, 0, NOW + 2 * A_MINUTE)
+
+
+def test_incidents_are_read_newest_first_and_in_bounds(store: Store, epoch: int) -> None:
+    """With a limit the newest of them; faults of a state come back as they were."""
+    state = having(store, epoch, "a", fault("x"), fault("y"), fault("z"))
+    assert [i.subject for i in store.incidents(limit=2)] == ["z", "y"]
+    assert store.load("a") == state
 
 
 # ---------------------------------------------------------------- bad values
