@@ -13,7 +13,7 @@ from typing import Any
 
 from controller.reconcile import GROUNDS
 from controller.state import Cycle, Event, Hold, Incident, ModelState, Version
-from deployers.target import TargetStatus
+from deployers.target import ReplicaStatus, TargetStatus
 from policies.durations import about
 from policies.signals import Signal, SignalKind
 
@@ -98,6 +98,8 @@ class ReplicaView:
     errors: int
     shadow_requests: int
     shadow_errors: int
+    latency_ms_p95: float | None = None
+    """Of the latest live answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +110,8 @@ class TargetView:
     shadow: int | None
     generation: int
     replicas: Sequence[ReplicaView]
+    baseline: ReplicaView | None = None
+    """Fresh replicas of the champion, as many as of the canary that is compared with them."""
     error: str = ""
 
 
@@ -218,7 +222,7 @@ def detail(
         created_at=state.created_at,
         versions=[version(v) for _, v in sorted(state.versions.items())],
         address=target.address if target else "",
-        target=_target(target, target_error),
+        target=_target(target, target_error, state.champion),
         feed=feed(signals),
     )
 
@@ -312,16 +316,20 @@ def event(value: Event, *, grounds: bool = False) -> EventView:
     )  # fmt: skip
 
 
-def _target(status: TargetStatus | None, error: str) -> TargetView:
+def _target(status: TargetStatus | None, error: str, baseline: int | None) -> TargetView:
+    """`baseline`: the version that baseline replicas are of."""
     if status is None:
         return TargetView(weights={}, shadow=None, generation=0, replicas=[], error=error)
-    replicas = [
-        ReplicaView(
-            version=number, state=r.state.value, reason=r.reason, requests=r.requests, errors=r.errors,
-            shadow_requests=r.shadow_requests, shadow_errors=r.shadow_errors,
-        )
-        for number, r in sorted(status.replicas.items())
-    ]  # fmt: skip
     return TargetView(
-        weights=dict(status.weights), shadow=status.shadow, generation=status.generation, replicas=replicas, error=error
-    )
+        weights=dict(status.weights), shadow=status.shadow, generation=status.generation,
+        replicas=[_replica(number, r) for number, r in sorted(status.replicas.items())],
+        baseline=_replica(baseline, status.baseline) if status.baseline is not None and baseline is not None else None,
+        error=error,
+    )  # fmt: skip
+
+
+def _replica(number: int, status: ReplicaStatus) -> ReplicaView:
+    return ReplicaView(
+        version=number, state=status.state.value, reason=status.reason, requests=status.requests, errors=status.errors,
+        shadow_requests=status.shadow_requests, shadow_errors=status.shadow_errors, latency_ms_p95=status.latency_ms_p95,
+    )  # fmt: skip
