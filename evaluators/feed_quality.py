@@ -47,7 +47,9 @@ def feed_faults(scene: Scene) -> list[Fault]:
     for i in range(count):
         start = newest - (i + 1) * step
         name = start.isoformat()
-        quarters[name] = kept["quarters"].get(name) or _quarter(scene, start, start + step)
+        before = kept["quarters"].get(name)
+        known = before is not None and before["faults"] is not None  # rows of a thin one may still be on their way
+        quarters[name] = before if known else _quarter(scene, start, start + step)
     judged = [quarter for quarter in quarters.values() if quarter["faults"] is not None]
     faults = _merged(judged) if judged else _FAULTS.validate_python(kept["last"])
     _keep(scene, {**kept, "quarters": quarters, "last": [fault_json(fault) for fault in faults]})
@@ -113,7 +115,12 @@ def _reference(scene: Scene) -> str:
 
 def _kept(scene: Scene) -> dict[str, Any]:
     """Quarters that were judged by the same profile; what was found last by any."""
-    reference = {"format": _FORMAT, "reference": _reference(scene), "step_s": scene.lag_window.total_seconds() / 4}
+    reference = {
+        "format": _FORMAT,
+        "reference": _reference(scene),
+        "step_s": scene.lag_window.total_seconds() / 4,
+        "ignore": sorted(scene.spec.data.quality_ignore),
+    }
     try:
         kept = read_json(_path(scene))
         last = kept["last"] if isinstance(kept, Mapping) else []

@@ -19,8 +19,8 @@ from policies.schema import ModelPolicy
 from policies.signals import Fault, Signal
 from policies.triggers import needs
 
-MODELS = 250
-SEEDS = 4
+MODELS = 150
+SEEDS = 2
 FAULT = Fault(kind="unit_changed", source="warehouse", subject="wind", sentence="wind is in knots", since=START)
 
 
