@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import json
 import time
@@ -46,6 +47,9 @@ class RecordedJobs(JobRunner):
     """Entries that are other functions here: those that would start processes."""
     tell: Callable[[str], None]
     """Gets progress, in words."""
+    carried: Path
+    """A file that jobs leave for later ones beside what they return (the profile of the data): it is put on record with the job that
+    changed it, and put back when that job is not run a second time."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Job id → seconds that it took when it was run."""
     _statuses: dict[str, JobStatus] = field(default_factory=dict)
@@ -58,8 +62,11 @@ class RecordedJobs(JobRunner):
         kept = read_json(path)
         if isinstance(kept, dict) and kept.get("asked") == asked and _still_there(kept["status"]):
             status = _STATUS.validate_python(kept["status"])
+            self._put_back(spec.job_id)
         else:
+            before = _content(self.carried)
             status = self._run(spec)
+            self._set_aside(spec.job_id, before)
             write_json_atomic(path, {"asked": asked, "status": _STATUS.dump_python(status, mode="json")})
         self._statuses[spec.job_id] = status
         self.seconds[spec.job_id] = status.seconds
@@ -72,6 +79,22 @@ class RecordedJobs(JobRunner):
         status = run_entry(spec, context, self.replaced.get(spec.entry))
         return dataclasses.replace(status, seconds=round(time.monotonic() - began, 3))
 
+    # ---------------------------------------------------------------- the file that is carried on
+    def _aside(self, job_id: str) -> Path:
+        return self.folder / f"{job_id}.carried.gz"
+
+    def _set_aside(self, job_id: str, before: bytes | None) -> None:
+        after = _content(self.carried)
+        if after is not None and after != before:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._aside(job_id).write_bytes(gzip.compress(after, 1))
+
+    def _put_back(self, job_id: str) -> None:
+        if (packed := _content(self._aside(job_id))) is not None:
+            self.carried.parent.mkdir(parents=True, exist_ok=True)
+            self.carried.write_bytes(gzip.decompress(packed))
+
+    # ---------------------------------------------------------------- the port
     def poll(self, job_id: str) -> JobStatus | None:
         return self._statuses.get(job_id)
 
@@ -88,6 +111,10 @@ class RecordedJobs(JobRunner):
 def _digest(spec: JobSpec) -> str:
     asked = {"entry": spec.entry, "inputs": spec.inputs, "limits": dataclasses.asdict(spec.limits)}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _still_there(status: Mapping[str, Any]) -> bool:

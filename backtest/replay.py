@@ -29,6 +29,7 @@ from controller.store.memory import MemoryStore
 from controller.work import model_dir
 from deployers.target import FakeTarget
 from evaluators import judge, observe
+from pipelines.data.quality.kept import profile_path
 from pipelines.jobs.port import JobContext, PermanentJobError
 from pipelines.modelfolder import content_digest
 from policies.schema import LatencyGate, ModelPolicy
@@ -136,6 +137,7 @@ class Replay:
                 "deployers.package:run": packager(content_digest),
             },
             tell=lambda text: self.tell(self.row, text),
+            carried=profile_path(self.home, self.name),
         )
         self.store = MemoryStore()
         self.target = FakeTarget()

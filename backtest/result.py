@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from backtest.replay import Replayed, ended, trained
 from backtest.rivals import Periodic, score_of
 from backtest.stream import Stream
-from controller.state import Event, Outcome
+from controller.state import Cycle, Outcome, Version
 
 BLOCKS = 60
 """Windows in which the score is told, about; each is of one champion."""
@@ -48,8 +49,15 @@ def windows(replayed: Replayed, answers: Any = None) -> list[Window]:
 
 
 def as_json(replayed: Replayed, *, static: Any, periodic: Periodic, last_label: Any, seconds: float) -> dict[str, Any]:
-    """The whole result. Scores that are not defined are null."""
+    """The whole result. Scores that are not defined are null. `windows` of the rivals are scores in the windows of `ratchet`."""
     stream, first, cycles = replayed.stream, replayed.first_row, replayed.cycles
+
+    def rival(answers: Any) -> dict[str, Any]:
+        return {
+            "score": finite(score_of(stream, answers, first)),
+            "windows": [window.score for window in windows(replayed, answers)],
+        }
+
     return {
         "model": stream.policy.name,
         "rows": len(stream),
@@ -70,12 +78,19 @@ def as_json(replayed: Replayed, *, static: Any, periodic: Periodic, last_label: 
             ],
         },
         "baselines": {
-            "static": {"score": finite(score_of(stream, static, first))},
-            "periodic": {"score": finite(periodic.score), "retrains": periodic.retrains, "window": periodic.window},
-            "last_label": {"score": finite(score_of(stream, last_label, first))},
+            "static": rival(static),
+            "periodic": {
+                "score": finite(periodic.score),
+                "retrains": periodic.retrains,
+                "window": periodic.window,
+                "windows": [] if periodic.answers is None else rival(periodic.answers)["windows"],
+            },
+            "last_label": rival(last_label),
         },
+        "versions": [_version(replayed, version) for _, version in sorted(replayed.state.versions.items())],
+        "cycles": [_cycle(stream, cycle) for cycle in sorted(cycles, key=lambda c: c.number)],
         "events": [
-            {"row": row_of(stream, event), "kind": event.kind, "sentence": event.sentence}
+            {"row": row_of(stream, event.at), "kind": event.kind, "sentence": event.sentence}
             for event in replayed.events
             if event.kind not in NO_NEWS
         ],
@@ -83,15 +98,42 @@ def as_json(replayed: Replayed, *, static: Any, periodic: Periodic, last_label: 
     }
 
 
-def held(cycles: Sequence[Any]) -> int:
+def _version(replayed: Replayed, version: Version) -> dict[str, Any]:
+    lineage, number = version.lineage, version.number
+    return {
+        "number": number,
+        "cycle": version.cycle,
+        "row": row_of(replayed.stream, version.created_at),
+        "status": version.status.value,
+        "component": lineage.get("component"),
+        "parameters": lineage.get("parameters"),
+        "rows": lineage.get("rows"),
+        "window_s": lineage.get("window_s"),
+        "answered": int(np.count_nonzero(replayed.version == number)),
+    }
+
+
+def _cycle(stream: Stream, cycle: Cycle) -> dict[str, Any]:
+    return {
+        "number": cycle.number,
+        "row": row_of(stream, cycle.opened_at),
+        "to_row": None if cycle.closed_at is None else row_of(stream, cycle.closed_at),
+        "outcome": None if cycle.outcome is None else cycle.outcome.value,
+        "version": cycle.challenger,
+        "held": held([cycle]),
+        "cause": cycle.cause,
+        "sentence": cycle.sentence,
+    }
+
+
+def held(cycles: Sequence[Cycle]) -> int:
     """Windows of data that were held back because something was wrong with them."""
     return sum(len(cycle.outputs.get("preparing", {}).get("held") or ()) for cycle in cycles)
 
 
-def row_of(stream: Stream, event: Event) -> int:
-    """The first row that was asked for after the event."""
-    moment_us = round(event.at.timestamp() * 1e6)
-    return int(np.searchsorted(stream.asked, moment_us, side="right"))
+def row_of(stream: Stream, moment: datetime) -> int:
+    """The first row that was asked for after the moment."""
+    return int(np.searchsorted(stream.asked, round(moment.timestamp() * 1e6), side="right"))
 
 
 def finite(value: float) -> float | None:

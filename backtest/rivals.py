@@ -49,6 +49,8 @@ class Periodic:
     retrains: int
     window: str
     """`expanding`, or `newest N rows`."""
+    answers: NDArray[np.float64] | None = None
+    """(n,) or (n, k); NaN before the first row that is replayed."""
 
 
 def score_of(stream: Stream, answers: NDArray[np.float64], first_row: int, end: int | None = None) -> float:
@@ -108,35 +110,35 @@ def periodic(
     starts = np.linspace(first_row, len(stream), retrains + 2)[:-1].round().astype(int)
     context = multiprocessing.get_context("fork")
     workers = max(1, min(os.cpu_count() or 1, len(windows)))
-    found: list[tuple[float, int | None]] = []
+    found: list[Periodic] = []
     with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        asked: list[tuple[int | None, Future[float]]] = [
-            (window, pool.submit(_score_by_calendar, stream, first_row, recipe, starts, window)) for window in windows
+        asked: list[tuple[int | None, Future[NDArray[np.float64]]]] = [
+            (window, pool.submit(_answers_by_calendar, stream, first_row, recipe, starts, window)) for window in windows
         ]
         for window, future in asked:
             tell(f"periodic rival, {_window_words(window)}")
-            found.append((future.result(), window))
-    finite = [one for one in found if np.isfinite(one[0])]
-    best = (max if stream.metric.higher_is_better else min)(
-        finite, key=lambda one: one[0], default=(float("nan"), None)
-    )
-    return Periodic(score=best[0], retrains=retrains, window=_window_words(best[1]))
+            answers = future.result()
+            score = score_of(stream, answers, first_row)
+            found.append(Periodic(score=score, retrains=retrains, window=_window_words(window), answers=answers))
+    best = max if stream.metric.higher_is_better else min
+    none = Periodic(score=float("nan"), retrains=retrains, window=_window_words(None))
+    return best((one for one in found if np.isfinite(one.score)), key=lambda one: one.score, default=none)
 
 
 def _window_words(window: int | None) -> str:
     return "expanding" if window is None else f"newest {window:,} rows"
 
 
-def _score_by_calendar(
+def _answers_by_calendar(
     stream: Stream, first_row: int, recipe: Recipe, starts: NDArray[np.int64], window: int | None
-) -> float:
+) -> NDArray[np.float64]:
     ends = [*starts[1:].tolist(), len(stream)]
     pieces = [
         _fit_and_answer(stream, int(start), int(end), recipe, window)
         for start, end in zip(starts, ends, strict=True)
         if end > start
     ]
-    return score_of(stream, _after(first_row, np.concatenate(pieces)), first_row)
+    return _after(first_row, np.concatenate(pieces))
 
 
 def _fit_and_answer(stream: Stream, start: int, end: int, recipe: Recipe, window: int | None) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ Moments: TypeAlias = NDArray[np.int64]
 ARRIVAL = "arrival"
 """The column that stands for the time of a stream that has none: row i comes i seconds after the first of 1970."""
 FILE = "stream.parquet"
+ROOMS = ("backtest", "controller", "evaluators", "pipelines", "policies", "serving", "tuners")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -83,30 +85,37 @@ def from_us(moment: int) -> datetime:
     return _EPOCH + timedelta(microseconds=moment)
 
 
-def read_stream(policy: ModelPolicy, policy_dir: Path, data: Path | None, folder: Path) -> Stream:
-    """Read the stream from `data` (CSV or Parquet by its name), or else from the policy's own source; keep it in `folder`.
+def read_stream(policy: ModelPolicy, policy_dir: Path, data: Path | None, log_dir: Path) -> Stream:
+    """Read the stream from `data` (CSV or Parquet by its name), or else from the policy's own source.
+
+    `log_dir` holds the prediction log, for a policy that learns from it.
 
     Raises PermanentJobError for data that do not fit the policy, RetryableJobError if they cannot be read now.
     """
     spec = policy.spec
     if data is not None:
         spec = _replaced(spec, data={"source": source_of(data)})
-    source = sources.open_source(spec.data, policy_dir=policy_dir, log_dir=folder / "log", now=_far_future())
+    source = sources.open_source(spec.data, policy_dir=policy_dir, log_dir=log_dir, now=_far_future())
     frame = source.read()
     has_time = spec.data.time is not None
     if not has_time:
         frame = frame.assign(**{ARRIVAL: pd.to_datetime(np.arange(len(frame)), unit="s", utc=True)})
         spec = _replaced(spec, data={"time": ARRIVAL})
     checked = checks.check_table(frame, spec.data, spec.task).frame
-    write_parquet(checked, folder / FILE)
     if spec.data.label_time is None and spec.data.label_delay is None:
         spec = _replaced(spec, data={"label_delay": "0s"})  # a label is known before the next row is asked for
-    spec = _replaced(spec, data={"source": {"kind": "parquet", "path": str(folder / FILE)}})
     asked = _microseconds(checked[str(spec.data.time)])
     return Stream(
         policy=policy.model_copy(update={"spec": spec}), frame=checked, asked=asked,
         known=_known(checked, spec, asked), has_time=has_time,
     )  # fmt: skip
+
+
+def kept_in(stream: Stream, folder: Path) -> Stream:
+    """The same stream, read from a file in `folder`, which is written here, whatever becomes of its source."""
+    write_parquet(stream.frame, folder / FILE)
+    spec = _replaced(stream.spec, data={"source": {"kind": "parquet", "path": str(folder / FILE)}})
+    return dataclasses.replace(stream, policy=stream.policy.model_copy(update={"spec": spec}))
 
 
 def source_of(data: Path) -> dict[str, str]:
@@ -137,10 +146,21 @@ def first_rows(stream: Stream, initial: str | None) -> int:
 
 
 def fingerprint(policy: ModelPolicy, stream: Stream, options: Sequence[object]) -> str:
-    """Equal for the same replay: policy, rows and options."""
+    """Equal for the same replay: policy, rows, options, and the code that plays it."""
     total = hashlib.sha256(policy.model_dump_json(by_alias=True).encode())
     total.update(repr(options).encode())
-    total.update(pd.util.hash_pandas_object(stream.frame.astype(str), index=False).to_numpy().tobytes())
+    total.update(code_digest().encode())
+    total.update(repr([(str(name), str(kind)) for name, kind in stream.frame.dtypes.items()]).encode())
+    total.update(pd.util.hash_pandas_object(stream.frame, index=False).to_numpy().tobytes())
+    return total.hexdigest()
+
+
+def code_digest() -> str:
+    """Of all that decides what comes of a replay: the outcomes of other code are not gone on with."""
+    root = Path(__file__).resolve().parents[1]
+    total = hashlib.sha256()
+    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return total.hexdigest()
 
 
