@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,27 +250,30 @@ def _checked(described: Any, path: Path) -> Profile:
 
 
 def _checked_values(path: Path, width: int, centres: Floats, scales: Floats) -> tuple[Floats, Floats]:
-    """The two matrices, mapped and not copied. That values ascend from a finite one to a finite one says that all are finite; and each
-    running sum must lie where the values on both its sides say (but for values so great that their spread has no number)."""
+    """The two matrices. That values ascend from a finite one to a finite one says that all are finite; and the sums of
+    blocks of them ascend too, within what the least and the greatest value allow (unless these are so great that their spread has no
+    number)."""
     features, blocks = len(centres), width // BLOCK
     size = 8 * features * (width + blocks + 1)
-    with path.open("rb") as file:
-        found = path.stat().st_size
-        _must(found == size, f"{VALUES_FILE} must have {size:,} bytes but has {found:,}")
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    flat = np.frombuffer(content, dtype="<f8")
+    found = path.stat().st_size
+    _must(found == size, f"{VALUES_FILE} must have {size:,} bytes but has {found:,}")
+    flat = np.fromfile(path, dtype="<f8", count=size // 8)
+    _must(flat.nbytes == size, f"{VALUES_FILE} must have {size:,} bytes but ended earlier")
     values = flat[: features * width].reshape(features, width)
     sums = flat[features * width :].reshape(features, blocks + 1)
     if width:
         _must(bool(np.isfinite(values[:, [0, -1]]).all()), "values must be finite")
         _must(bool((values[:, 1:] >= values[:, :-1]).all()), "values must ascend")
-    with np.errstate(over="ignore", invalid="ignore"):
-        steps = np.diff(sums)
-        low = BLOCK * (values[:, : blocks * BLOCK : BLOCK] - centres[:, None])
-        high = BLOCK * (values[:, BLOCK - 1 :: BLOCK] - centres[:, None])
-        slack = 1e-9 * np.maximum(np.abs(sums).max(axis=1, initial=0.0), 1e-300)[:, None]
-        fits = (steps >= low - slack) & (steps <= high + slack) & np.isfinite(steps)
-    _must(not sums[:, 0].any() and bool(fits[np.isfinite(scales)].all()), "running sums must be those of the values")
+    if blocks:
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps = np.diff(sums)
+            slack = 1e-9 * np.maximum(np.abs(sums).max(axis=1), 1e-300)
+            fits = (steps[:, 1:] >= steps[:, :-1] - slack[:, None]).all(axis=1)
+            fits &= np.isfinite(slack)
+            fits &= steps[:, 0] >= BLOCK * (values[:, 0] - centres) - slack
+            fits &= steps[:, -1] <= BLOCK * (values[:, -1] - centres) + slack
+        _must(bool(fits[np.isfinite(scales)].all()), "running sums must be those of the values")
+    _must(not sums[:, 0].any(), "running sums must begin at 0")
     return values, sums
 
 

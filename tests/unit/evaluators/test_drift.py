@@ -21,12 +21,13 @@ from evaluators.drift.comparing import JENSEN_SHANNON, ONE_SIDED, WASSERSTEIN, c
 from evaluators.drift.measuring import compare_window, drift
 from evaluators.drift.preset import DriftUnknownError
 from evaluators.drift.reference import reference_profile
+from evaluators.observe import speaks_against
 from evaluators.scene import Query, Scene
 from pipelines.data.prediction_log import FolderLog
 from pipelines.data.profile import PROFILE_FILE, profile_rows, write_profile
 from pipelines.jobs.port import PermanentJobError
 from policies.schema import ModelPolicy
-from policies.signals import SignalKind
+from policies.signals import Signal, SignalKind
 
 HOUR = timedelta(hours=1)
 X = [{"name": "x", "kind": "numeric"}]
@@ -309,3 +310,33 @@ def test_report_without_rows_is_none(tmp_path: Path) -> None:
     with pytest.raises(PermanentJobError, match="no drift report: no feature has values"):
         report.run(_report_inputs(tmp_path), context(tmp_path))
     assert not (tmp_path / "evidence").exists()
+
+
+# ---------------------------------------------------------------- what speaks against a version
+RECALL = {"performance": {"metric": "recall", "below": 0.5, "for": "2h"}}
+ESTIMATE = {"estimated_performance": {"drop": 0.02}}
+FILTERED = {"drift": {"only_if": {"estimated_performance": {"drop": 0.02}}}}
+
+
+@pytest.mark.parametrize(
+    ("triggers", "recall", "estimate", "spoken"),
+    [
+        (RECALL, 0.4, None, True),
+        (RECALL, 0.6, None, False),
+        (RECALL, None, None, False),
+        ({"any": [ESTIMATE, RECALL]}, 0.6, 0.70, True),
+        (FILTERED, None, 0.70, True),
+        (FILTERED, None, 0.79, False),
+        ({"staleness": "1h"}, 0.1, 0.1, False),
+    ],
+)
+def test_a_bad_score_speaks_against_a_version_at_once(
+    triggers: dict[str, Any], recall: float | None, estimate: float | None, spoken: bool
+) -> None:
+    """Whatever its trigger waits for, and whether it is a trigger or the filter of one; what nobody asked about, and time, say nothing."""
+    document = policy()
+    document["spec"]["triggers"] = triggers
+    values = {"performance:recall:1d:100": recall, "estimated_performance:1d:100": estimate}
+    signals = {k: Signal.of(v, observed_at=NOW, rows=500) for k, v in values.items() if v is not None}
+    spec = ModelPolicy.model_validate(document).spec
+    assert (speaks_against(spec, signals, {"roc_auc": 0.8}, NOW) is not None) is spoken

@@ -70,6 +70,19 @@ def test_defaults_in_words() -> None:
     assert "There are no gates: every challenger that can be trained and loaded passes." in lines
 
 
+def test_thresholds_and_filters_of_drift_in_words() -> None:
+    """Beyond which distance, and while what else holds."""
+    filtered = "{drift: {threshold: calibrated, only_if: {estimated_performance: {drop: 0.02}}}}"
+    triggers = f"  triggers: {{any: [{{drift: {{threshold: 0.2}}}}, {filtered}]}}\n"
+    lines = explain(policy(small(more=triggers)))
+    drift = "  - 50 % of the features or more drift in a window of 1d (at least 100 rows), "
+    assert f"{drift}by a distance of 0.2 or more" in lines
+    assert (
+        f"{drift}beyond what the version's first quiet windows showed, while the objective's metric, as estimated over the last 1d,"
+        " is worse by 0.02 or more than at promotion"
+    ) in lines
+
+
 def test_a_promotion_without_labels_is_said() -> None:
     """Who waives the evidence reads so; who keeps nothing back reads of no holdback."""
     lines = explain(policy(small(more="  rollout: {min_labelled_rows: 0, holdback: 0%}\n")))
