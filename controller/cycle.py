@@ -107,5 +107,9 @@ def is_open(phase_or_outcome: Phase | Outcome) -> bool:
 
 def final_model(outputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """What the training job says of the model that is to serve: the refit, where the policy asks for one, else the one that was judged."""
-    trained = outputs[Phase.TRAINING]
+    return served_model(outputs[Phase.TRAINING])
+
+
+def served_model(trained: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, of the training job's output."""
     return {**trained, **(trained.get("refit") or {})}

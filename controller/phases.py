@@ -9,7 +9,7 @@ from typing import Any
 
 from controller import quarantine
 from controller.budget import compute_left_s, spent_words
-from controller.cycle import JOB_PHASES, Move, final_model
+from controller.cycle import JOB_PHASES, Move, final_model, served_model
 from controller.draft import Draft, until
 from controller.state import ModelState, Phase, Refused, Version, VersionStatus
 from pipelines.jobs.port import JobState, JobStatus
@@ -151,7 +151,7 @@ def _nothing_to_learn_from(draft: Draft, output: Mapping[str, Any], seconds: flo
 def _trained(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     said = str(output.get("sentence", ""))
     digest, prepared = str(output["model_digest"]), draft.cycle.outputs[Phase.PREPARING.value]
-    twin = _same_model(draft.state, digest)
+    twin = _same_model(draft.state, str(served_model(output)["model_digest"]))
     refused = quarantine.same_content(draft.state, prepared, digest)
     if twin is None and refused is not None:
         which = f"that of cycle {refused.cycle}, which {refused.how}"

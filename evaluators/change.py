@@ -41,7 +41,7 @@ def standard_error(score: Callable[[NDArray[np.int64]], float], rows: int) -> fl
 
 
 def rise(losses: Floats) -> int | None:
-    """Index of the first row after which losses (n,) are higher than before, or None if that may be chance.
+    """Index of the first row from which on losses (n,) are higher than before, or None if that may be chance or a loss is not finite.
 
     The place is where the cumulative sum of deviations from the mean is lowest, which is the least-squares estimate of one change of the
     mean; it stands out if that sum, as a bridge, falls lower than 95 % of bridges do. Sources: E. Page, Biometrika 41 (1954) 100-115;
@@ -53,7 +53,7 @@ def rise(losses: Floats) -> int | None:
     True
     """
     n = len(losses)
-    if n < ROWS_MIN:
+    if n < ROWS_MIN or not np.isfinite(losses).all():
         return None
     deviation = losses - losses.mean()
     spread = float(deviation.std())

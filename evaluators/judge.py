@@ -22,6 +22,7 @@ from evaluators.estimate.fitting import keep_estimator
 from evaluators.gates import all_scores, judge_gate
 from evaluators.holdout import HoldOut, read_hold_out
 from evaluators.probe import liken
+from evaluators.refit import REFIT, judge_refit
 from evaluators.reuse import Use, allowance, use_of
 from evaluators.scored import Challenge, GateResult, Scored, Verdict, worst
 from evaluators.wording import count, number
@@ -63,9 +64,13 @@ def judge(inputs: Mapping[str, Any], context: JobContext, *, ask: Asker) -> dict
         return _only_smoke(verdict, f"the challenger does not work: {answered.challenger}", rows=len(hold_out.labels))
     context.report(text=f"asking {count(len(spec.gates), 'gate')}")
     challenge = _challenge(spec, challenger, hold_out, answered, inputs)
-    result = _result(spec, challenge, hold_out)
+    gates = _ask_gates(inputs, spec, challenge, hold_out, ask, context.workdir)
+    result = _result(spec, gates, challenge, hold_out)
     result |= _likeness(inputs, spec.task, challenger, hold_out, ask, context.workdir)
-    return {**result, **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, context.workdir)}
+    return {
+        **result,
+        **_estimator(result["verdict"], spec.task, challenger, hold_out, challenge, inputs, context.workdir),
+    }
 
 
 def _trained_to(champion: Mapping[str, Any] | None) -> datetime | None:
@@ -147,14 +152,28 @@ def _challenge(
     )
 
 
-def _result(spec: Spec, challenge: Challenge, hold_out: HoldOut) -> dict[str, Any]:
-    scored, latency = challenge.scored, challenge.latency_ms
+def _ask_gates(
+    inputs: Mapping[str, Any], spec: Spec, challenge: Challenge, hold_out: HoldOut, ask: Asker, workdir: Path
+) -> list[GateResult]:
+    """That it works, the policy's gates, and where all passed, whether the refit that is to serve holds that too."""
     smoke = GateResult(
         gate=SMOKE,
         verdict=Verdict.PASS,
         sentence=f"loaded in a fresh process and answered {count(hold_out.rows, 'row')}",
     )
     gates = [smoke, *(judge_gate(gate, challenge) for gate in spec.gates)]
+    refit_dir = inputs.get("refit_dir")
+    if refit_dir is None or worst([result.verdict for result in gates]) is not Verdict.PASS:
+        return gates
+    refit = judge_refit(
+        Path(refit_dir), spec.objective.metric, challenge, hold_out, ask, workdir=workdir / "refit",
+        timeout_s=float(inputs.get("timeout_s") or SCORING_TIMEOUT_S),
+    )  # fmt: skip
+    return [*gates, refit]
+
+
+def _result(spec: Spec, gates: Sequence[GateResult], challenge: Challenge, hold_out: HoldOut) -> dict[str, Any]:
+    scored, latency = challenge.scored, challenge.latency_ms
     verdict = worst([result.verdict for result in gates])
     use = use_of(challenge.allowance, time_us=hold_out.known.time_us, rows=scored.rows, table_rows=hold_out.table_rows)
     told = _baseline_scores(challenge, spec.objective.metric)
@@ -198,12 +217,21 @@ def _judged_to(hold_out: HoldOut) -> str | None:
 
 
 def _estimator(
-    verdict: str, task: Task, challenger: ModelFolder, hold_out: HoldOut, challenge: Challenge, workdir: Path
+    verdict: str,
+    task: Task,
+    challenger: ModelFolder,
+    hold_out: HoldOut,
+    challenge: Challenge,
+    inputs: Mapping[str, Any],
+    workdir: Path,
 ) -> dict[str, Any]:
-    """Where the file lies with which live answers of a version that passed can be scored before their labels are in; null if nowhere."""
+    """Where the file lies with which live answers of a version that passed can be scored before their labels are in; null if nowhere.
+
+    It is fitted on the answers of the model that was judged: those of a refit to rows that it knows are surer than its live ones."""
     if verdict != Verdict.PASS:
         return {"estimator": None}
-    if list(challenger.classes or ()) != list(hold_out.classes or ()):
+    serving = ModelFolder.read(Path(inputs["refit_dir"])) if inputs.get("refit_dir") else challenger
+    if any(list(model.classes or ()) != list(hold_out.classes or ()) for model in (challenger, serving)):
         return {"estimator": None, "estimator_said": "the model's classes are not those of the hold-out rows"}
     path, said = keep_estimator(
         task, challenger, hold_out.path, hold_out.usable, hold_out.labels, challenge.scored.challenger, workdir
@@ -216,19 +244,20 @@ def _sentence(verdict: Verdict, results: Sequence[GateResult], challenge: Challe
     if verdict is not Verdict.PASS:
         deciding = [result.sentence for result in results if result.verdict is verdict]
         return f"{verdict.value}: " + "; ".join(deciding)
-    asked = len(results) - 1
+    asked = sum(result.gate not in (SMOKE, REFIT) for result in results)
     passed = f"passed all {count(asked, 'gate')}" if asked else "passed; the policy asks for no gates"
+    refit = "".join(f"; {result.sentence.removesuffix('; passed')}" for result in results if result.gate == REFIT)
     compared = [result.sentence for result in results if result.compared]
     if told := [sentence for sentence in compared if sentence.startswith(f"{metric}: ")] or compared:
-        return f"{passed}; {told[0].removesuffix('; passed')}"
+        return f"{passed}; {told[0].removesuffix('; passed')}{refit}"
     scored = challenge.scored
     score = scored.score(metric, scored.challenger)
     if not math.isfinite(score):
-        return f"{passed} on {count(scored.rows, 'matured row')}"
+        return f"{passed} on {count(scored.rows, 'matured row')}{refit}"
     against = "no champion yet"
     if scored.champion is not None and math.isfinite(champion := scored.score(metric, scored.champion)):
         against = f"champion {number(champion)}"
-    return f"{passed}; {metric}: challenger {number(score)}, {against}, on {count(scored.rows, 'matured row')}"
+    return f"{passed}; {metric}: challenger {number(score)}, {against}, on {count(scored.rows, 'matured row')}{refit}"
 
 
 def _baseline_scores(challenge: Challenge, metric: str) -> dict[str, dict[str, Any]]:

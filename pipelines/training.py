@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def windowed(frame: pd.DataFrame, time_column: str | None, window_s: float | Non
     if window_s is None:
         return frame
     if time_column is None:
-        return frame.iloc[-int(window_s) :]
+        return frame.iloc[-math.ceil(window_s) :]
     time = frame[time_column]
     return frame[time > time.max() - pd.Timedelta(seconds=window_s)]
 

@@ -200,7 +200,8 @@ def _usable(signal: Signal | None, facts: TriggerFacts) -> tuple[float | None, s
 def _performance(
     rule: Performance, key: str, value: float, signal: Signal, facts: TriggerFacts, memory: Mapping[str, Any]
 ) -> Look:
-    limit = next(f"{k} {getattr(rule, k):g}" for k in ("below", "above", "drop") if getattr(rule, k) is not None)
+    said = ("below", "above", "drop", "confidence")
+    limit = " ".join(f"{k} {getattr(rule, k):g}" for k in said if getattr(rule, k) is not None)
     baseline = facts.baselines.get(rule.metric, math.nan)
     if rule.drop is not None and not math.isfinite(baseline):
         return _unknown(f"{rule.metric} is {_number(value)}, but its score at promotion is unknown", memory=memory)
@@ -209,9 +210,12 @@ def _performance(
     if not bad:
         return _quiet(f"{words} {counted}")
     if rule.confidence is not None:
-        sure, said = _beyond_chance(rule, rule.confidence, value, baseline, signal, facts)
-        words = f"{words}, {said}"
-        if not sure:
+        if signal.stderr is None or not math.isfinite(signal.stderr):
+            return _unknown(f"{words}, but how much of that is chance is unknown {counted}", memory=memory)
+        errors = _errors_beyond(rule, value, baseline, signal.stderr, signal.rows, facts)
+        needed = NormalDist().inv_cdf(rule.confidence)
+        words = f"{words}, {errors:.1f} standard errors ({needed:.1f} needed)"
+        if errors < needed:
             return _quiet(f"{words} {counted}")
     if not rule.for_:
         return _fired(f"{words} {counted}")
@@ -231,28 +235,24 @@ def _changed_at(rule: Performance, look: Look, signal: Signal) -> datetime | Non
     """Where the window shows the change, else its start if it fired: what is bad throughout changed before."""
     if signal.changed_at is not None or look.state is not TriggerState.FIRED or signal.window_end is None:
         return signal.changed_at
-    return signal.window_end - rule.window
+    return _plus(signal.window_end, -rule.window)
 
 
-def _beyond_chance(
-    rule: Performance, confidence: float, value: float, baseline: float, signal: Signal, facts: TriggerFacts
-) -> tuple[bool, str]:
-    """Whether the score is worse than the rule's limit by more than chance would explain, and how many standard errors it is.
+def _errors_beyond(
+    rule: Performance, value: float, baseline: float, stderr: float, rows: int, facts: TriggerFacts
+) -> float:
+    """By how many standard errors a score that is bad lies beyond the rule's limit: the statistic of a one-sided z test.
 
-    One-sided z test; beside a drop, the score at promotion has an error of its own, which by its rows follows from the signal's.
+    Beside a drop, the score at promotion has an error of its own: with n rows now and m then, stderr * sqrt(1 + n / m) is that of the
+    difference; where m is not known, it is taken to be n.
     """
-    if signal.stderr is None:
-        return False, "of unknown error"
     limit = rule.below if rule.below is not None else rule.above
-    error = signal.stderr
     if limit is None:
         sign = 1 if METRICS[rule.metric].higher_is_better else -1
         limit = baseline - sign * (rule.drop or 0.0)
-        rows = facts.baseline_rows or signal.rows
-        error *= math.sqrt(1 + signal.rows / rows) if rows else 1.0
-    errors = abs(value - limit) / error if error > 0 else math.inf
-    needed = NormalDist().inv_cdf(confidence)
-    return errors >= needed, f"{errors:.1f} standard errors ({needed:.1f} needed)"
+        stderr *= math.sqrt(1 + rows / (facts.baseline_rows or rows)) if rows else 1.0
+    distance = abs(value - limit)
+    return distance / stderr if stderr > 0 else math.inf
 
 
 def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, str]:

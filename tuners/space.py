@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from pipelines.components.base import ParameterRange, ParameterValue
@@ -20,6 +20,7 @@ from policies.schema import FloatRange, IntRange, Spec
 Encoded: TypeAlias = dict[str, Any]
 """Study parameter name → value."""
 
+_INSTANT = timedelta(microseconds=1)
 COMPONENT = "component"
 WINDOW = "window_s"
 
@@ -162,6 +163,16 @@ def build_space(spec: Spec, components: Sequence[Searchable], since_change_s: fl
         families=tuple(_family(spec, component) for component in components),
         windows=tuple(dict.fromkeys(_windows(spec, since_change_s))),
     )
+
+
+def window_since(moment: datetime, newest: datetime) -> float:
+    """Seconds of the window that begins with the rows of `moment` and ends with those of `newest`. A window leaves out the row at its very
+    start, so this one is longer by the least that times differ.
+
+    >>> window_since(datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 1))
+    60.000001
+    """
+    return (newest - moment + _INSTANT).total_seconds()
 
 
 def _windows(spec: Spec, since_change_s: float | None) -> Iterator[float | None]:

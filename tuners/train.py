@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipelines import modelfolder, skops_files, training
-from pipelines.cache import StepCache
+from pipelines.cache import Entry, StepCache
 from pipelines.components import preprocessing
 from pipelines.components.base import Component, ParameterValue
 from pipelines.components.entrypoint import Entrypoint
@@ -20,11 +20,13 @@ from pipelines.components.registry import candidates
 from pipelines.data import features, labels
 from pipelines.data.features import Feature
 from pipelines.data.labels import classes_with
+from pipelines.data.sources import with_log_columns
 from pipelines.jobs.port import JobContext, PermanentJobError
 from pipelines.prepare import changed_at, parse_policy
 from pipelines.steps import run_step
 from policies.metrics import Task
 from policies.schema import ModelPolicy, Spec
+from tuners.space import window_since
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,35 +46,47 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     `trained_to` (ISO 8601, null without a time column), `train_s`; the same of `refit`, or null; `cached`; `code` with `digest` and
     `commit`; `sentence`.
 
+    A refit that cannot be made stops nothing: what passes its gates then serves as it was judged, and the sentence says so.
+
     Raises PermanentJobError if the component, its parameters or the owner's code do not work on these rows.
     """
     policy = parse_policy(inputs["policy"])
+    spec = policy.spec.model_copy(update={"data": with_log_columns(policy.spec.data)})
+    policy = policy.model_copy(update={"spec": spec})
     prepared = training.Prepared.from_json(inputs["prepared"])
     tuned: Mapping[str, Any] = inputs.get("tuned") or {}
     component = chosen_component(policy, Path(inputs["policy_dir"]), tuned.get("component"))
-    parameters = {**component.defaults(), **tuned.get("parameters", policy.spec.train.parameters)}
+    parameters = {**component.defaults(), **tuned.get("parameters", spec.train.parameters)}
     window_s = tuned["window_s"] if "window_s" in tuned else default_window_s(policy)
     code = code_lineage(component)
 
     windows = {MODEL_FOLDER: window_s}
-    if policy.spec.train.refit:
-        windows[REFIT_FOLDER] = refit_window_s(window_s, inputs["prepared"], inputs, policy.spec)
+    if spec.train.refit:
+        windows[REFIT_FOLDER] = refit_window_s(window_s, inputs["prepared"], inputs, spec)
+
+    def fit(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
+        return _train(
+            folder,
+            policy,
+            inputs["model"],
+            rows,
+            component,
+            parameters=parameters,
+            features=prepared.features,
+            classes=classes_with(prepared.classes, rows[spec.data.label], spec.task),
+        )
 
     def build(folder: Path) -> dict[str, Any]:
-        made = {}
-        for name, span_s in windows.items():
-            context.report(text=f"{'refitting' if name == REFIT_FOLDER else 'training'} {component.name}")
-            frame = prepared.whole_frame() if name == REFIT_FOLDER else prepared.train_frame()
-            made[name] = _train(
-                folder / name,
-                policy,
-                inputs["model"],
-                training.windowed(frame, policy.spec.data.time, span_s),
-                component,
-                parameters=parameters,
-                features=prepared.features,
-                classes=classes_with(prepared.classes, frame[policy.spec.data.label], policy.spec.task),
-            )
+        context.report(text=f"training {component.name}")
+        rows = training.windowed(prepared.train_frame(), spec.data.time, window_s)
+        made = {MODEL_FOLDER: fit(folder / MODEL_FOLDER, rows)}
+        if REFIT_FOLDER in windows:
+            context.report(text=f"refitting {component.name}")
+            again = refit_rows(prepared.whole_frame(), spec.data.time, windows[REFIT_FOLDER], at_least=len(rows))
+            try:
+                made[REFIT_FOLDER] = fit(folder / REFIT_FOLDER, again)
+            except PermanentJobError as error:
+                made[REFIT_FOLDER] = {"problem": str(error)}
         return made
 
     entry = run_step(
@@ -87,28 +101,38 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
             "component": component.name,
             "parameters": parameters,
             "windows_s": windows,
-            "seed": policy.spec.train.seed,
-            "task": policy.spec.task,
-            "label": policy.spec.data.label,
-            "time": policy.spec.data.time,
-            "threshold": policy.spec.objective.threshold,
+            "seed": spec.train.seed,
+            "task": spec.task,
+            "label": spec.data.label,
+            "time": spec.data.time,
+            "threshold": spec.objective.threshold,
             "features": [feature.as_json() for feature in prepared.features],
             "classes": prepared.classes,
         },
     )
-    result, refit = entry.result[MODEL_FOLDER], entry.result.get(REFIT_FOLDER)
+    return {
+        **_output(entry, component.name),
+        "parameters": parameters,
+        "window_s": window_s,
+        "code": code,
+    }
+
+
+def _output(entry: Entry, component: str) -> dict[str, Any]:
+    """What was fitted, and whether again."""
+    result, refit = entry.result[MODEL_FOLDER], entry.result.get(REFIT_FOLDER, {})
     how = "from the cache" if entry.cached else f"in {result['train_s']:.1f} s"
-    again = f", and again on {refit['rows']:,} with those that judge it" if refit else ""
+    again = f", and again on {refit['rows']:,} with those that judge it" if "rows" in refit else ""
+    sentence = f"{component} trained on {result['rows']:,} rows{again} {how}"
+    if "problem" in refit:
+        sentence += f"; it cannot be refitted: {refit['problem']}"
     return {
         **result,
         "model_dir": str(entry.path / MODEL_FOLDER),
-        "refit": {**refit, "model_dir": str(entry.path / REFIT_FOLDER)} if refit else None,
-        "component": component.name,
-        "parameters": parameters,
-        "window_s": window_s,
+        "refit": {**refit, "model_dir": str(entry.path / REFIT_FOLDER)} if "rows" in refit else None,
+        "component": component,
         "cached": entry.cached,
-        "code": code,
-        "sentence": f"{component.name} trained on {result['rows']:,} rows{again} {how}",
+        "sentence": sentence,
     }
 
 
@@ -164,10 +188,21 @@ def refit_window_s(
     moment, newest = changed_at(inputs, spec), prepared.get("holdout_to")
     if window_s is None or moment is None or newest is None or prepared.get("trained_to") is None:
         return window_s
-    since_change = (datetime.fromisoformat(prepared["trained_to"]) - moment).total_seconds()
-    if abs(window_s - since_change) > 1e-6:
+    if abs(window_s - window_since(moment, datetime.fromisoformat(prepared["trained_to"]))) > 1e-7:
         return window_s
-    return (datetime.fromisoformat(newest) - moment).total_seconds()
+    return window_since(moment, datetime.fromisoformat(newest))
+
+
+def refit_rows(whole: pd.DataFrame, time_column: str | None, window_s: float | None, *, at_least: int) -> pd.DataFrame:
+    """Those of the window of the refit; where rows have come more thinly of late, as many of the newest as the judged model was fitted on.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({"at": pd.to_datetime([0, 1, 2, 50, 100], unit="s", utc=True)})
+    >>> [len(refit_rows(rows, "at", 60, at_least=n)) for n in (1, 3)]
+    [2, 3]
+    """
+    rows = training.windowed(whole, time_column, window_s)
+    return rows if len(rows) >= at_least else whole.iloc[-at_least:]
 
 
 def chosen_component(policy: ModelPolicy, policy_dir: Path, name: str | None) -> Component:

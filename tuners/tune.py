@@ -27,7 +27,7 @@ from pipelines.prepare import changed_at, parse_policy
 from pipelines.training import Prepared
 from policies.metrics import METRICS, Task
 from tuners import folds
-from tuners.space import Candidate, SearchSpace, build_space
+from tuners.space import Candidate, SearchSpace, build_space, window_since
 from tuners.study import LOST, Budget, Tally, enqueue, failures
 from tuners.trials import Problem, Search, resume, work, work_in_parallel
 
@@ -140,12 +140,12 @@ def trials_of(spec: Spec, champion: Mapping[str, Any] | None) -> int:
 
 
 def since_change_s(inputs: Mapping[str, Any], spec: Spec) -> float | None:
-    """Seconds from the change to the newest training row; None where no change is known, or too little came after it."""
+    """Seconds of the window from the change to the newest training row; None where no change is known, or nothing came after it."""
     moment, trained_to = changed_at(inputs, spec), inputs["prepared"].get("trained_to")
     if moment is None or trained_to is None:
         return None
-    seconds = (datetime.fromisoformat(trained_to) - moment).total_seconds()
-    return seconds if seconds > 0 else None
+    newest = datetime.fromisoformat(trained_to)
+    return window_since(moment, newest) if newest > moment else None
 
 
 def _search(policy: ModelPolicy, problem: Problem, workdir: Path, signature: str, seed: int, trials: int) -> Search:
