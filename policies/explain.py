@@ -269,6 +269,7 @@ def _rollout(spec: Spec) -> list[str]:
         f"It is taken back if it is shown to be worse by {rollout.margin:g} (by chance in at most "
         f"{100 * rollout.alpha:g} % of rollouts), if more than {100 * rollout.max_error_share:g} % of its answers fail, "
         f"or if it is not through after {span(rollout.deadline)}.",
+        f"It gets no more traffic while it is more than {rollout.max_slowdown:g} times as slow as fresh replicas of the champion.",
         _promotion(rollout),
         _bake(rollout),
         f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",

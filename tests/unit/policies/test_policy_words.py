@@ -55,6 +55,7 @@ def test_design_example_in_words() -> None:
         "Traffic moves to it in steps: a copy of the traffic for 10m, then 5 % for 10m, then 25 % for 30m, then 100 %.",
         "It is taken back if it is shown to be worse by 0.02 (by chance in at most 5 % of rollouts), if more than 2 % of its answers fail,"
         " or if it is not through after 7d.",
+        "It gets no more traffic while it is more than 3 times as slow as fresh replicas of the champion.",
         "It is promoted once it is shown to be no worse by 0.02 on live, labelled answers.",
         "After promotion it is watched for 1d, ready to be rolled back; 2 % of the traffic stays with the champion before,"
         " to compare with.",
