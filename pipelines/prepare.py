@@ -25,7 +25,7 @@ from pipelines.cache import MAX_BYTES, Entry, StepCache
 from pipelines.data import checks, features, kinds, labels, sources, sql
 from pipelines.data import maturity as maturing
 from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
-from policies.schema import DataSpec, ModelPolicy, SlicesGate, Spec
+from policies.schema import ModelPolicy, SlicesGate, Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,10 +185,6 @@ class Selection:
 
     def digest(self) -> str:
         return hashlib.sha256(np.packbits([self.train, self.holdout]).tobytes()).hexdigest()
-
-
-def _deciding_columns(data: DataSpec) -> list[str]:
-    return [name for name in (data.label, data.time, data.label_time) if name is not None]
 
 
 def select(

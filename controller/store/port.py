@@ -91,7 +91,8 @@ class Store(Protocol):
         do: change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
-        """The model's rows go and it leaves its incidents; its events and undelivered notices stay. Raises ConflictError if there is no such model."""
+        """The model's rows go and it leaves its incidents; its events and undelivered notices stay. Raises ConflictError if there is no
+        such model."""
 
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
