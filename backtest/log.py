@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from backtest.stream import Stream
+from evaluators.label_feed import LabelFeed
 from pipelines.data.prediction_log import FEATURE_PREFIX, Role
 
+NEVER = np.iinfo(np.int64).max
+NAT = np.iinfo(np.int64).min
+"""As NumPy writes a moment that is none."""
+FEED_ROWS = 2_000
+"""Newest rows by which it is told how labels come in."""
 _COLUMNS = ("id", "at", "version", "role", "key", "score")
 
 
@@ -43,6 +49,8 @@ class StreamLog:
     def __post_init__(self) -> None:
         self._ids = np.array([str(i) for i in range(len(self.stream))], dtype=object)
         self._label_values = self.stream.frame[self.stream.spec.data.label].to_numpy(dtype=object)
+        self._asked = _times(self.stream.asked)
+        self._known = _times(np.where(self.stream.known < NEVER, self.stream.known, NAT))
         self._by_known = np.argsort(self.stream.known, kind="stable")
         self._known_sorted = self.stream.known[self._by_known]
 
@@ -79,7 +87,7 @@ class StreamLog:
         frame = pd.DataFrame(
             {
                 "id": self._ids[rows],
-                "at": pd.to_datetime(self.stream.asked[rows], unit="us", utc=True).as_unit("us"),
+                "at": self._asked[rows],
                 "version": _repeated([(part.version, len(part.rows)) for part in parts], np.int32)[order],
                 "role": _repeated([(part.role, len(part.rows)) for part in parts], object)[order],
                 "key": None,
@@ -99,10 +107,41 @@ class StreamLog:
         )
         rows = self._by_known[first:end]
         rows = rows[(rows < self.replayed) & (self.stream.known[rows] < np.iinfo(np.int64).max)]
-        at = pd.to_datetime(self.stream.known[rows], unit="us", utc=True).as_unit("us")
-        return pd.DataFrame(
-            {"id": self._ids[rows], "at": at, "label": pd.Series(self._label_values[rows], dtype=object)}
-        )
+        labels = pd.Series(self._label_values[rows], dtype=object)
+        return pd.DataFrame({"id": self._ids[rows], "at": self._known[rows], "label": labels})
+
+    def labelled(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        labels_until: datetime | None = None,
+        role: Role | None = "live",
+        versions: Collection[int] | None = None,
+        features: bool = True,
+        keep_unlabelled: bool = False,
+        problems: list[str] | None = None,
+    ) -> pd.DataFrame:
+        """As `pipelines.data.prediction_log.read_labelled`: ids are row numbers, so that nothing need be looked for."""
+        frame = self.predictions(since=since, until=until, role=role, versions=versions, features=features)
+        rows = frame["id"].to_numpy(dtype=np.int64)
+        known = self.stream.known[rows] < (NEVER if labels_until is None else _us(labels_until))
+        labels, arrived = np.full(len(rows), None, dtype=object), np.full(len(rows), NAT, dtype=np.int64)
+        labels[known], arrived[known] = self._label_values[rows[known]], self.stream.known[rows[known]]
+        frame = frame.assign(label=pd.Series(labels, dtype=object), label_at=_times(arrived))
+        return frame if keep_unlabelled else frame[known].reset_index(drop=True)
+
+    def feed(self, now: datetime, window: timedelta) -> LabelFeed:
+        """As `evaluators.label_feed.read_feed` reads it from the newest rows."""
+        first = max(self.replayed - FEED_ROWS, 0)
+        asked = self.stream.asked[first : self.replayed] / 1e6
+        known = self.stream.known[first : self.replayed]
+        arrived = np.where(known <= _us(now), known / 1e6, np.nan)
+        return LabelFeed(
+            now=now.timestamp(), since=float(asked[0]) if len(asked) else now.timestamp(),
+            window_s=window.total_seconds(), asked=asked, arrived=arrived,
+            arrivals=np.sort(arrived[np.isfinite(arrived)]),
+        )  # fmt: skip
 
     def count_labelled(
         self, *, since: datetime, until: datetime, labels_until: datetime, problems: list[str] | None = None
@@ -138,6 +177,11 @@ class StreamLog:
 
 def _asked_for(part: _Answers, role: Role | None, versions: Collection[int] | None) -> bool:
     return (role is None or part.role == role) and (versions is None or part.version in versions)
+
+
+def _times(moments: NDArray[np.int64]) -> pd.DatetimeIndex:
+    """Microseconds since 1970 as UTC times, without a look at each of them."""
+    return pd.DatetimeIndex(moments.view("datetime64[us]")).tz_localize("UTC")
 
 
 def _us(moment: datetime) -> int:

@@ -31,7 +31,6 @@ from evaluators.sequential import (
     weigh,
 )
 from evaluators.wording import count, number
-from pipelines.data.prediction_log import read_labelled
 from policies.metrics import Task
 from policies.signals import Comparison
 
@@ -79,8 +78,7 @@ class Request:
 
 def compare_live(request: Request, scene: Scene) -> Comparison:
     """The state of the comparison on all labels known at `scene.now`."""
-    frame = read_labelled(
-        scene.log,
+    frame = scene.log.labelled(
         since=request.since,
         until=request.until,
         labels_until=scene.now + _INSTANT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,14 @@ class LabelFeed:
         rows = (self.asked > end - self.window_s) & (self.asked <= end)
         count = int(np.count_nonzero(rows))
         return (float(np.isfinite(self.arrived[rows]).mean()) if count else None), count
+
+
+@runtime_checkable
+class KnowsItsFeed(Protocol):
+    """A log that need not be read to tell how labels come in: a recorded stream."""
+
+    def feed(self, now: datetime, window: timedelta) -> LabelFeed:
+        """As `read_feed` would."""
 
 
 def read_feed(log: AnswerLog, now: datetime, window: timedelta, problems: list[str]) -> LabelFeed:

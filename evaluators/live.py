@@ -12,7 +12,6 @@ from evaluators.change import rise, row_losses, standard_error
 from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.scored import Scored, why_undefined
 from evaluators.wording import count
-from pipelines.data.prediction_log import read_labelled
 from policies.signals import Signal
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ def performance(query: Query, scene: Scene) -> Signal:
         # Of the rows that are old enough only those with quick labels would be scored.
         return Signal.unknown(f"the label feed has stalled: {scene.stalled.sentence}", observed_at=scene.now)
     end = scene.now - delay
-    every_version = read_labelled(
-        scene.log,
+    every_version = scene.log.labelled(
         since=end - query.window + _INSTANT,
         until=end + _INSTANT,
         labels_until=scene.now + _INSTANT,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.answers import ModelFolder
-from evaluators.label_feed import LabelFeed, read_feed, stalled_label_feed
+from evaluators.label_feed import KnowsItsFeed, LabelFeed, read_feed, stalled_label_feed
 from pipelines.data.labels import encode_labels
 from pipelines.data.prediction_log import AnswerLog, score_array
 from policies.metrics import Task
@@ -76,6 +76,8 @@ class Scene:
     @cached_property
     def feed(self) -> LabelFeed:
         """When labels came in, of late."""
+        if isinstance(self.log, KnowsItsFeed):
+            return self.log.feed(self.now, self.lag_window)
         return read_feed(self.log, self.now, self.lag_window, self.problems)
 
     @cached_property

@@ -132,6 +132,20 @@ class AnswerLog(Protocol):
     ) -> pd.DataFrame:
         """As `read_labels`."""
 
+    def labelled(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        labels_until: datetime | None = None,
+        role: Role | None = "live",
+        versions: Collection[int] | None = None,
+        features: bool = True,
+        keep_unlabelled: bool = False,
+        problems: list[str] | None = None,
+    ) -> pd.DataFrame:
+        """As `read_labelled`."""
+
     def count_labelled(
         self, *, since: datetime, until: datetime, labels_until: datetime, problems: list[str] | None = None
     ) -> int:
@@ -162,6 +176,23 @@ class FolderLog:
         self, *, since: datetime | None = None, until: datetime | None = None, problems: list[str] | None = None
     ) -> pd.DataFrame:
         return read_labels(self.folder, since=since, until=until, problems=problems)
+
+    def labelled(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        labels_until: datetime | None = None,
+        role: Role | None = "live",
+        versions: Collection[int] | None = None,
+        features: bool = True,
+        keep_unlabelled: bool = False,
+        problems: list[str] | None = None,
+    ) -> pd.DataFrame:
+        return read_labelled(
+            self, since=since, until=until, labels_until=labels_until, role=role, versions=versions, features=features,
+            keep_unlabelled=keep_unlabelled, problems=problems,
+        )  # fmt: skip
 
     def count_labelled(
         self, *, since: datetime, until: datetime, labels_until: datetime, problems: list[str] | None = None
