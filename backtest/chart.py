@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 1000, 430
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 56, 78
+LEFT, RIGHT, TOP, BOTTOM = 56, 22, 56, 78
 SCATTER_HEIGHT = 380
 BAND_NAME_MIN = 26.0
 """Narrower bands have no room for the version's name; their tooltips have."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import html
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from backtest import chart
-from policies.durations import about
 
 Result = Mapping[str, Any]
 """As `backtest.result.as_json`."""
@@ -157,12 +155,12 @@ def _versions(result: Result) -> str:
     causes = {cycle["number"]: cycle["cause"] for cycle in result["cycles"]}
     rows = [
         (
-            f"v{version['number']}", f"{version['row']:,}", f"{version['answered']:,}", _recipe(version), _number(version["rows"]),
-            _window(version["window_s"]), _because(causes.get(version["cycle"], "")),
+            f"v{version['number']}", f"{version['row']:,}", f"{version['answered']:,}", _recipe(version), _trained_on(version),
+            _because(causes.get(version["cycle"], "")),
         )
         for version in result["versions"]
     ]  # fmt: skip
-    return _table(("", "at row", "rows answered", "recipe", "trained on", "window", "because"), rows)
+    return _table(("", "at row", "rows answered", "recipe", "trained on", "because"), rows)
 
 
 def _cycles(result: Result) -> str:
@@ -192,12 +190,13 @@ def _setting_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _recipe(version: Mapping[str, Any]) -> str:
     component = str(version["component"] or "own code").removeprefix("sklearn.").replace("_", " ")
-    parameters = ", ".join(f"{key} {_number(value)}" for key, value in (version["parameters"] or {}).items())
+    given = {key: value for key, value in (version["parameters"] or {}).items() if value is not None}
+    parameters = ", ".join(f"{key} {_number(value)}" for key, value in given.items())
     return f"{component}: {parameters}" if parameters else component
 
 
-def _window(seconds: float | None) -> str:
-    return "all rows" if seconds is None else about(timedelta(seconds=seconds))
+def _trained_on(version: Mapping[str, Any]) -> str:
+    return f"{'all' if version['window_s'] is None else 'the newest'} {_number(version['rows'])} rows"
 
 
 def _because(cause: str) -> str:
@@ -254,7 +253,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
 p { color: var(--quiet); max-width: 46rem; } .foot { font-size: .87rem; margin-top: 2rem; }
-.facts { display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; margin: 1.4rem 0; } .facts div { max-width: 13rem; }
+.facts { display: flex; flex-wrap: wrap; gap: 1rem 1.8rem; margin: 1.4rem 0; } .facts div { max-width: 10.5rem; }
 .facts b { display: block; font-size: 1.5rem; line-height: 1.2; } .facts div:first-child b { color: var(--good); }
 .facts span { color: var(--quiet); font-size: .85rem; display: block; line-height: 1.3; } svg { width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; font-variant-numeric: tabular-nums; }

@@ -80,8 +80,15 @@ def parse_policy(content: bytes | str, *, file: str, directory: Path, check_supp
     document, problems = parse_document(encoded, file=file)
     if document is None:
         return Reading(policies=(), problems=tuple(problems))
+    return read_document(document, problems, file=file, directory=directory, check_support=check_support)
+
+
+def read_document(
+    document: Document, found: Iterable[Problem] = (), *, file: str, directory: Path, check_support: bool = True
+) -> Reading:
+    """The policy that a document holds, where nothing is wrong with it and nothing was `found` before. Never raises."""
     policy, wrong = _validated(document, file)
-    problems += wrong
+    problems = [*found, *wrong]
     if policy is not None and check_support:
         problems += [_not_yet(document, file, path, what) for path, what in unsupported(policy)]
     if policy is None or problems:

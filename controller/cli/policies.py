@@ -22,11 +22,13 @@ Paths = Annotated[list[Path], typer.Argument(help="Policy files, or folders of t
 
 
 def add_to(app: typer.Typer) -> None:
+    from controller.cli.backtesting import backtest
     from controller.cli.starting import init
 
     app.command()(init)
     app.command()(schema)
     app.command()(validate)
+    app.command()(backtest)
     app.command()(apply)
     app.command()(delete)
 
