@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.components.registry import candidates
 from pipelines.data.labels import encode_labels
@@ -25,7 +26,7 @@ from pipelines.data.sources import with_log_columns
 from pipelines.jobs.port import JobContext, PermanentJobError
 from pipelines.prepare import changed_at, parse_policy
 from pipelines.training import Prepared
-from policies.metrics import METRICS, Task
+from policies.metrics import METRICS, Metric, Task
 from tuners import folds
 from tuners.space import Candidate, SearchSpace, build_space, window_since
 from tuners.study import LOST, Budget, Tally, enqueue, failures
@@ -189,38 +190,55 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
         reasons = failures(trials) or ["no trial came to its end"]
         raise PermanentJobError(f"tune: all {known.ended} trials failed; the first: {reasons[0]}")
     space, metric = search.problem.space, search.problem.metric
-    chosen = space.suggest(optuna.trial.FixedTrial(known.best.params))
     start = _champion_start(trials) if space.like_champion(champion) else None
+    best = known.best if start is None or beyond_noise(known.best, start, METRICS[metric]) else start
+    chosen = space.suggest(optuna.trial.FixedTrial(best.params))
     return {
         **_candidate_json(chosen),
         "trials": known.ended,
         "pruned": known.pruned,
         "failed": known.failed,
-        "best": known.best.value,
-        "champion_start": start,
+        "best": best.value,
+        "champion_start": start.value if start is not None else None,
         "compute_s": round(known.cpu_s, 3),
         "stopped_by": search.exhausted_by(known) or "none",
         "metric": metric,
-        "sentence": _sentence(chosen, known, start, metric),
+        "sentence": _sentence(chosen, known, best, start, metric),
     }
 
 
-def _champion_start(trials: list[optuna.trial.FrozenTrial]) -> float | None:
-    """Score of the point that was put first in line."""
+def _champion_start(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The trial of the point that was put first in line, if it came to its end."""
     first = [t for t in trials if t.user_attrs.get("start") == 0 and LOST not in t.user_attrs]
-    return next((t.value for t in first if t.state is TrialState.COMPLETE), None)
+    return next((t for t in first if t.state is TrialState.COMPLETE), None)
 
 
-def _sentence(chosen: Candidate, known: Tally, start: float | None, metric: str) -> str:
-    assert known.best is not None
-    assert known.best.value is not None
+def beyond_noise(best: FrozenTrial, start: FrozenTrial, metric: Metric) -> bool:
+    """Whether the best trial beats the champion's recipe by a standard error of their difference over the folds: the best of several looks
+    better than it is, and what works is not changed for that. Source: L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+    """
+    ahead, behind = _fold_scores(best), _fold_scores(start)
+    if len(ahead) != len(behind) or len(ahead) < 2:
+        return best.number != start.number
+    gains = (ahead - behind) * (1 if metric.higher_is_better else -1)
+    return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
+
+
+def _fold_scores(trial: FrozenTrial) -> folds.Floats:
+    """What each fold scored: the trial reports the means of the first, the first two, … folds."""
+    means = np.array([trial.intermediate_values[step] for step in sorted(trial.intermediate_values)])
+    return np.diff(means * np.arange(1, len(means) + 1), prepend=0.0)
+
+
+def _sentence(chosen: Candidate, known: Tally, best: FrozenTrial, start: FrozenTrial | None, metric: str) -> str:
+    assert best.value is not None
     ended = f"{known.ended} trials" if known.ended != 1 else "1 trial"
     less = [f"{n} {word}" for n, word in ((known.pruned, "pruned"), (known.failed, "failed")) if n]
     text = f"tuned {chosen.component} in {ended}" + (f" ({', '.join(less)})" if less else "")
-    text += f": {metric} {known.best.value:.4f} on later rows"
-    if start is None:
+    text += f": {metric} {best.value:.4f} on later rows"
+    if start is None or start.value is None:
         return text
-    gain = (known.best.value - start) * (1 if METRICS[metric].higher_is_better else -1)
+    gain = (best.value - start.value) * (1 if METRICS[metric].higher_is_better else -1)
     return (
         f"{text}, {gain:.4f} better than the champion's parameters"
         if gain > 0
