@@ -95,21 +95,22 @@ def _source(source: Source) -> str:
             return "the model's own prediction log"
 
 
-def _window(window: timedelta | str) -> str:
+def _window(window: timedelta | str, *, timed: bool) -> str:
     if isinstance(window, timedelta):
-        return f"rows of the last {span(window)}"
+        return f"rows of the last {span(window)}" if timed else f"the newest {window.total_seconds():,.0f} rows"
     return "all rows" if window == "all" else "the rows since the change"
 
 
 def _training(spec: Spec) -> list[str]:
     train, tune = spec.train, spec.tune
     what = " or ".join(train.components) or f"{train.entrypoint} from the folder {train.code}"
-    rows = " or ".join(map(_window, train.windows)) or "all rows"
+    timed = spec.data.time is not None or isinstance(spec.data.source, PredictionLogSource)
+    rows = " or ".join(_window(window, timed=timed) for window in train.windows) or "all rows"
     warm = f" ({tune.warm_trials} where it starts from a champion)" if tune.warm_trials is not None else ""
     at_once = f", {tune.parallel} at a time" if tune.parallel > 1 else ""
     search = (
         f"after a search of at most {tune.trials} trials{warm} or {span(tune.timeout)}{at_once}"
-        if tune.trials
+        if tune.trials or tune.warm_trials
         else "without a search"
     )
     again = " What passes its gates is fitted once more with the rows that judged it." if train.refit else ""
@@ -175,7 +176,8 @@ def _performance(rule: Performance) -> str:
     elif rule.above is not None:
         bad = f"is above {rule.above:g}"
     else:
-        bad = f"is worse by {rule.drop:g} or more than when the champion was promoted"
+        by = f" by {rule.drop:g} or more" if rule.drop else ""
+        bad = f"is worse{by} than when the champion was promoted"
     if rule.confidence is not None:
         bad += f", beyond chance ({100 * rule.confidence:g} % sure)"
     hold = f", without a break for {span(rule.for_)}" if rule.for_ else ""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from policies.durations import Duration, PositiveDuration, parse_duration, spell_duration
 from policies.fields import (
@@ -188,8 +188,15 @@ class DataSpec(Shape):
 
 
 # ---------------------------------------------------------------- train, tune
+def _named_or_long(value: object) -> object:
+    if isinstance(value, str) and not any(character.isdigit() for character in value):
+        raise ValueError(f"a window is all, since_change, or a duration such as 30d, but got {value!r}")
+    return value
+
+
 TrainWindow = Annotated[
-    Annotated[Literal["all", "since_change"], Tag("<named>")] | Annotated[PositiveDuration, Tag("<span>")],
+    Annotated[Literal["all", "since_change"], Tag("<named>")]
+    | Annotated[PositiveDuration, BeforeValidator(_named_or_long), Tag("<span>")],
     Discriminator(lambda v: "<named>" if v in ("all", "since_change") else "<span>"),
 ]
 

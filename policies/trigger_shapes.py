@@ -96,8 +96,8 @@ class Drift(Shape):
     min_rows: PositiveInt = 100
     """With fewer rows in the window the share is unknown."""
     threshold: DriftThreshold = "evidently"
-    """From where on a feature has drifted: `evidently` by Evidently's rules; a number is a distance, for every feature; `calibrated` learns a
-    distance for each feature from the first quiet windows of the version."""
+    """From where on a feature has drifted: `evidently` by Evidently's rules; a number is a distance, for every feature; `calibrated`
+    learns a distance for each feature from the first quiet windows of the version."""
     only_if: DriftFilter | None = None
     """What must hold besides; by default nothing."""
 

@@ -18,9 +18,9 @@ VALIDATOR = Draft202012Validator(json_schema())
 ACROSS_FIELDS = {
     "at_least too many", "no rule in performance", "wrong direction", "fields of cron", "date that never comes",
     "window of nothing", "metric of another task", "weights that do not rise", "last step", "shadow later",
-    "step over 100", "password in a URL", "same column twice", "window without time", "component and entrypoint",
+    "step over 100", "password in a URL", "same column twice", "drop of nothing", "no rule in volume", "component and entrypoint",
     "range upside down", "not supported target", "not a finite number", "nothing to compare", "labels after the deadline",
-    "a season without time", "metric of a filter",
+    "a season without time", "metric of a filter", "two rules in volume",
 }  # fmt: skip
 """Mistakes that JSON Schema cannot express, or not readably; the reader finds them."""
 
@@ -55,6 +55,11 @@ def test_examples_validate(path: Path) -> None:
         small(more='  triggers: {schedule: {cron: "0 4 * * 1"}}\n'),
         small(more="  triggers: {staleness: {age: 30d}}\n"),
         small(more="  triggers: {at_least: 1, of: [{manual: }, {manual: {}}]}\n"),
+        small(("boosting}", "boosting, window: since_change, refit: true}")),
+        small(("boosting}", "boosting, window: [all, 30d, since_change]}"), ("    time: at\n", "")),
+        small(more="  tune: {trials: 9, warm_trials: 3}\n"),
+        small(more="  triggers: {performance: {metric: recall, drop: 0, confidence: 0.99}}\n"),
+        small(more="  triggers: {volume: {growth: 1.5}}\n"),
         small(more="  rollout: {steps: [100%]}\n"),
         small(more="  rollout: {steps: [{weight: 100, hold: 0s}]}\n"),
         small(more="  tune: {space: {a: {low: 1, high: 2}, b: {low: 0.5, high: 1}, c: [1, x]}}\n"),

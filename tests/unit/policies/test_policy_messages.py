@@ -187,9 +187,41 @@ MISTAKES = {
         small(("time: at", "time: late")),
         "p.yaml:6: spec.data: label, time, label_time and id must be different columns",
     ),
-    "window without time": (
-        small(("    time: at\n", ""), ("boosting}", "boosting, window: 30d}")),
-        "p.yaml:4: spec: data.time must name a column, since train.window needs it",
+    "window of an unknown name": (
+        small(("boosting}", "boosting, window: [all, since_then]}")),
+        "p.yaml:10: spec.train.window[1]: a window is all, since_change, or a duration such as 30d, but got 'since_then'",
+    ),
+    "refit of a word": (
+        small(("boosting}", "boosting, refit: maybe}")),
+        "p.yaml:10: spec.train.refit: must be true or false, but got 'maybe'",
+    ),
+    "fewer than no trials": (
+        small(more="  tune: {warm_trials: -1}\n"),
+        "p.yaml:12: spec.tune.warm_trials: must be at least 0, but got -1",
+    ),
+    "drop of nothing": (
+        trigger("{performance: {metric: recall, drop: 0}}"),
+        "p.yaml:14: spec.triggers.any[0].performance: drop must be greater than 0, but got 0; with a confidence it may be 0",
+    ),
+    "confidence of certainty": (
+        trigger("{performance: {metric: recall, below: 0.5, confidence: 1}}"),
+        "p.yaml:14: spec.triggers.any[0].performance.confidence: must be less than 1, but got 1",
+    ),
+    "confidence of a coin": (
+        trigger("{performance: {metric: recall, below: 0.5, confidence: 0.5}}"),
+        "p.yaml:14: spec.triggers.any[0].performance.confidence: must be greater than 0.5, but got 0.5",
+    ),
+    "no rule in volume": (
+        trigger("{volume: {}}"),
+        "p.yaml:14: spec.triggers.any[0].volume: give either labelled_rows or growth",
+    ),
+    "two rules in volume": (
+        trigger("{volume: {labelled_rows: 5, growth: 2}}"),
+        "p.yaml:14: spec.triggers.any[0].volume: give either labelled_rows or growth",
+    ),
+    "growth to the same": (
+        trigger("{volume: {growth: 1}}"),
+        "p.yaml:14: spec.triggers.any[0].volume.growth: must be greater than 1, but got 1",
     ),
     "hold-out of everything": (
         small(("time: at", "time: at\n    holdout: 1")),

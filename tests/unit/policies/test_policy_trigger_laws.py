@@ -27,13 +27,22 @@ leaves = st.one_of(
     st.builds(
         lambda metric, rule, hold: {"performance": {"metric": metric, **rule, "for": hold}},
         st.sampled_from(["precision", "recall"]),
-        st.sampled_from([{"below": 0.5}, {"below": 0.7}, {"drop": 0.1}]),
+        st.sampled_from(
+            [
+                {"below": 0.5},
+                {"below": 0.7},
+                {"drop": 0.1},
+                {"below": 0.6, "confidence": 0.9},
+                {"drop": 0, "confidence": 0.99, "window": "36500d"},
+            ]
+        ),
         st.sampled_from(["0s", "2h"]),
     ),
     st.builds(lambda share, n: {"drift": {"share": share, "for": n}}, st.sampled_from([0.3, 0.6]), st.integers(1, 3)),
     st.just({"drift": {"threshold": 0.2, "only_if": {"estimated_performance": {"drop": 0.1, "metric": "recall"}}}}),
     st.sampled_from([{"schedule": "0 4 * * 1"}, {"schedule": "*/5 * * * *"}, {"staleness": "30d"}, {"manual": None}]),
-    st.sampled_from([{"volume": {"labelled_rows": 500}}, {"estimated_performance": {"metric": "recall", "drop": 0.1}}]),
+    st.sampled_from([{"volume": {"labelled_rows": 500}}, {"volume": {"growth": 1.5}}]),
+    st.sampled_from([{"estimated_performance": {"metric": "recall", "drop": 0.1}}]),
 )
 trees = st.recursive(
     leaves,
@@ -57,13 +66,17 @@ def looks(draw: st.DrawFn, tree: Any) -> TriggerFacts:
         if value is not None:
             at = now - draw(ages)
             signals[query.key] = Signal(
-                value=value, observed_at=at, rows=5, window_end=draw(st.sampled_from([at, None]))
-            )
+                value=value, observed_at=at, rows=draw(st.integers(0, 5)), window_end=draw(st.sampled_from([at, None])),
+                stderr=draw(st.one_of(st.none(), st.just(0.0), st.floats(0), st.just(float("nan")))),
+                changed_at=draw(st.one_of(st.none(), moments)),
+            )  # fmt: skip
     return TriggerFacts(
         now=now,
         since=draw(moments),
         signals=signals,
         baselines=draw(st.dictionaries(st.sampled_from(["precision", "recall"]), st.floats())),
+        baseline_rows=draw(st.one_of(st.none(), st.integers(0, 5))),
+        trained_rows=draw(st.one_of(st.none(), st.integers(0, 500))),
         trained_to=draw(st.one_of(st.none(), moments)),
     )
 
@@ -135,6 +148,33 @@ def test_without_signals_only_time_fires(data: st.DataObject) -> None:
         if leaf.id.endswith(("performance", "drift", "volume")):
             assert leaf.state is UNKNOWN
             assert result.memory.get(leaf.id) == first.memory.get(leaf.id)
+
+
+@LAW
+@given(st.data())
+def test_asking_to_be_surer_never_fires_more(data: st.DataObject) -> None:
+    """Whatever the facts: with a confidence a rule fires only if it does without one, and the higher the confidence the less."""
+    bare = {"metric": "recall", **data.draw(st.sampled_from([{"below": 0.5}, {"drop": 0.1}]))}
+    rules = [bare, {**bare, "confidence": 0.6}, {**bare, "confidence": 0.999}]
+    trees = [NODES.validate_python({"performance": rule}) for rule in rules]
+    facts = data.draw(looks(trees[0]))
+    loose, sure, surest = (evaluate(tree, facts).state for tree in trees)
+    assert (loose is FIRED) >= (sure is FIRED) >= (surest is FIRED)
+    assert (loose is QUIET) <= (sure is QUIET) <= (surest is QUIET)
+
+
+@LAW
+@given(st.data())
+def test_the_date_of_a_change_is_one_that_was_seen(data: st.DataObject) -> None:
+    """It is the newest of those that the leaves tell, and only those tell one whose signal may be used."""
+    tree = data.draw(trees)
+    facts = data.draw(looks(tree))
+    result = evaluate(tree, facts)
+    told = [leaf.changed_at for leaf in result.leaves if leaf.changed_at is not None]
+    assert result.changed_at == max(told, default=None)
+    assert evaluate(tree, replace(facts, signals={})).changed_at is None
+    for leaf in result.leaves:
+        assert leaf.changed_at is None or leaf.id.endswith(".performance") or leaf.id == "performance"
 
 
 @LAW

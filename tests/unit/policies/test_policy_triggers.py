@@ -204,7 +204,8 @@ def test_filtered_drift_fires_only_while_the_estimate_is_bad_too(
 
 
 def test_filter_keeps_the_count_of_drifted_windows() -> None:
-    """Windows are counted while the estimate still looks good, so that it fires as soon as that falls; the sentence says what is missing."""
+    """Windows are counted while the estimate still looks good, so that it fires as soon as that falls; the sentence says what is
+    missing."""
     tree = node(
         drift={"share": 0.3, "for": 2, "only_if": {"estimated_performance": {"drop": 0.02, "metric": "recall"}}}
     )
@@ -256,6 +257,115 @@ def test_volume_counts_new_labelled_rows() -> None:
     assert evaluate(leaf, facts(500, key="volume")).state is FIRED
     assert evaluate(leaf, facts(499, key="volume")).state is QUIET
     assert evaluate(leaf, facts()).state is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("rows", "trained", "state", "words"),
+    [
+        (500, 1000, FIRED, "500 new labelled rows are in, 500 or more (the champion was trained on 1000)"),
+        (499, 1000, QUIET, "499 new labelled rows are in, fewer than 500 (the champion was trained on 1000)"),
+        (2, 3, FIRED, "2 new labelled rows are in, 2 or more (the champion was trained on 3)"),
+        (1, 3, QUIET, "1 new labelled rows are in, fewer than 2 (the champion was trained on 3)"),
+        (
+            9999,
+            None,
+            UNKNOWN,
+            "9999 new labelled rows are in, but it is not known on how many the champion was trained",
+        ),
+    ],
+)
+def test_volume_as_growth(rows: int, trained: int | None, state: TriggerState, words: str) -> None:
+    """Growth is by the rows that the champion was trained on: half as many new ones for 1.5; unknown if that number is."""
+    result = evaluate(node(volume={"growth": 1.5}), facts(rows, key="volume", trained_rows=trained))
+    assert (result.state, result.sentence) == (state, words)
+
+
+# ---------------------------------------------------------------- beyond chance, and since when
+def scored(value: float, stderr: float | None, *, rows: int = 412, **more: Any) -> Signal:
+    return replace(Signal.of(value, observed_at=NOW, rows=rows, window_end=NOW - H), stderr=stderr, **more)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "state", "words"),
+    [
+        (0.02, FIRED, "precision 0.510 is below 0.55, 2.0 standard errors (1.6 needed) (412 rows)"),
+        (0.03, QUIET, "precision 0.510 is below 0.55, 1.3 standard errors (1.6 needed) (412 rows)"),
+        (0.0, FIRED, "precision 0.510 is below 0.55, inf standard errors (1.6 needed) (412 rows)"),
+        (None, UNKNOWN, "precision 0.510 is below 0.55, but how much of that is chance is unknown (412 rows)"),
+        (math.nan, UNKNOWN, "precision 0.510 is below 0.55, but how much of that is chance is unknown (412 rows)"),
+    ],
+)
+def test_a_limit_beyond_chance(stderr: float | None, state: TriggerState, words: str) -> None:
+    """With a confidence of 95 % a score must be 1.645 standard errors below; an unknown error leaves it unknown."""
+    leaf = node(performance={"metric": "precision", "below": 0.55, "confidence": 0.95})
+    result = evaluate(leaf, facts(scored(0.51, stderr)))
+    assert (result.state, result.sentence) == (state, words)
+    assert evaluate(leaf, facts(scored(0.56, stderr))).state is QUIET
+
+
+def test_an_error_metric_beyond_chance() -> None:
+    """`above` is the other way round."""
+    leaf, key = (
+        node(performance={"metric": "log_loss", "above": 0.7, "confidence": 0.95}),
+        "performance:log_loss:1d:100",
+    )
+    assert evaluate(leaf, facts(scored(0.74, 0.02), key=key)).state is FIRED
+    assert evaluate(leaf, facts(scored(0.74, 0.03), key=key)).state is QUIET
+
+
+@pytest.mark.parametrize(("then", "state"), [(412, QUIET), (None, QUIET), (4120, FIRED), (41, QUIET), (0, QUIET)])
+def test_any_drop_beyond_chance(then: int | None, state: TriggerState) -> None:
+    """`drop: 0` with a confidence: the score at promotion is uncertain too, the more so the fewer rows it was of.
+
+    2 standard errors of the score now; of the difference 1.41 with as many rows then, 1.91 with ten times as many; 1.64 needed."""
+    leaf = node(performance={"metric": "precision", "drop": 0, "confidence": 0.95})
+    told = facts(scored(0.50, 0.02), baselines={"precision": 0.54}, baseline_rows=then)
+    assert evaluate(leaf, told).state is state
+    assert evaluate(leaf, facts(scored(0.54, 0.02), baselines={"precision": 0.54})).state is QUIET
+    assert evaluate(leaf, facts(scored(0.50, 0.02))).state is UNKNOWN
+
+
+def test_an_unknown_error_pauses_and_a_changed_confidence_restarts_for() -> None:
+    """As every look that is unknown, and every rule that is edited."""
+    leaf = node(performance={"metric": "precision", "below": 0.55, "for": "2h", "confidence": 0.95})
+    first = facts(scored(0.5, 0.02))
+    later = NOW + 2 * H
+    unsure = facts(replace(scored(0.5, None), observed_at=NOW + H), now=NOW + H)
+    third = facts(replace(scored(0.5, 0.02), observed_at=later), now=later)
+    assert run(leaf, first, unsure).state is UNKNOWN
+    assert run(leaf, first, unsure, third).state is FIRED
+    surer = node(performance={"metric": "precision", "below": 0.55, "for": "2h", "confidence": 0.96})
+    assert evaluate(surer, replace(third, memory=run(leaf, first).memory)).state is QUIET
+
+
+def test_since_when_is_told_by_the_window_or_is_its_start() -> None:
+    """A change seen in the window is told whether it fires or not; a window that is bad throughout changed before it began."""
+    dated = scored(0.5, None, changed_at=NOW - 9 * H)
+    assert evaluate(BELOW, facts(dated)).changed_at == NOW - 9 * H
+    assert evaluate(BELOW, facts(replace(dated, value=0.9))).changed_at == NOW - 9 * H
+    assert evaluate(BELOW, facts(scored(0.5, None))).changed_at == NOW - H - D
+    assert evaluate(BELOW, facts(scored(0.9, None))).changed_at is None
+    assert evaluate(BELOW, facts(replace(scored(0.5, None), window_end=None))).changed_at is None
+    assert evaluate(BELOW, facts(replace(dated, observed_at=NOW - 2 * D))).changed_at is None
+
+
+def test_of_several_changes_the_newest_counts() -> None:
+    """A short window may fire on what only a long one, quiet itself, can date."""
+    both_windows = NODES.validate_python(
+        {
+            "any": [
+                {"performance": {"metric": "precision", "below": b, "window": w}}
+                for b, w in ((0.55, "30d"), (0.6, "10d"))
+            ]
+        }
+    )
+    signals = {
+        "performance:precision:30d:100": scored(0.58, None, changed_at=NOW - 3 * D),
+        "performance:precision:10d:100": scored(0.5, None),
+    }
+    result = evaluate(both_windows, TriggerFacts(now=NOW, since=NOW - 40 * D, signals=signals))
+    assert [leaf.state for leaf in result.leaves] == [QUIET, FIRED]
+    assert result.changed_at == NOW - 3 * D
 
 
 def test_schedule_fires_if_due_since_the_last_cycle() -> None:

@@ -84,6 +84,34 @@ def test_thresholds_and_filters_of_drift_in_words() -> None:
     ) in lines
 
 
+def test_windows_refits_and_shorter_searches_in_words() -> None:
+    """Each window as what it is, rows where there is no time; the second fit; the trials that a champion spares."""
+    every = ("boosting}", "boosting, window: [30d, all, since_change], refit: true}")
+    lines = explain(policy(small(every, more="  tune: {trials: 40, warm_trials: 8}\n")))
+    assert (
+        "Trains sklearn.hist_gradient_boosting on rows of the last 30d or all rows or the rows since the change, after a search of at"
+        " most 40 trials (8 where it starts from a champion) or 10m. What passes its gates is fitted once more with the rows that"
+        " judged it."
+    ) in lines
+    timeless = policy(
+        small(("    time: at\n", ""), ("boosting}", "boosting, window: 5000s}"), more="  tune: {trials: 0}\n")
+    )
+    assert "Trains sklearn.hist_gradient_boosting on the newest 5,000 rows, without a search." in explain(timeless)
+
+
+def test_drops_beyond_chance_and_growth_in_words() -> None:
+    """How sure, and how many times the rows."""
+    rules = [
+        "{performance: {metric: recall, drop: 0, confidence: 0.999}}",
+        "{performance: {metric: recall, below: 0.5, confidence: 0.95}}", "{volume: {growth: 1.5}}",
+    ]  # fmt: skip
+    lines = explain(policy(small(more=f"  triggers: {{any: [{', '.join(rules)}]}}\n")))
+    recall = "  - recall over the last 1d (at least 100 rows with labels) is "
+    assert f"{recall}worse than when the champion was promoted, beyond chance (99.9 % sure)" in lines
+    assert f"{recall}below 0.5, beyond chance (95 % sure)" in lines
+    assert "  - with the labels that have matured since, there are 1.5 times the rows that it was trained on" in lines
+
+
 def test_a_promotion_without_labels_is_said() -> None:
     """Who waives the evidence reads so; who keeps nothing back reads of no holdback."""
     lines = explain(policy(small(more="  rollout: {min_labelled_rows: 0, holdback: 0%}\n")))
