@@ -10,7 +10,7 @@ from pipelines.data.quality.profile import History
 from pipelines.data.quality.summary import CHUNK, Block, Shape, is_classes
 
 DUPLICATES_MARGIN = 0.2
-DUPLICATES_USUAL, DUPLICATES_FLOOD = 0.05, 0.8
+DUPLICATES_USUAL, DUPLICATES_FLOOD = 0.05, 0.95
 """Where more than the one repeat anyway, because there are few values (a census), only as much as the other is a flood."""
 RATE_MARGIN = 0.2
 RATE_ROWS_MIN = 2_500

@@ -10,6 +10,7 @@ import pytest
 from quality_streams import NAMES, Stream, stream
 
 from pipelines.data.quality.column_rules import gone_live
+from pipelines.data.quality.examine import Table, examine
 from pipelines.data.quality.profile import History
 from policies.metrics import Task
 
@@ -18,7 +19,7 @@ WINDOWS = 60
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [250, 1_000, 5_000])
+@pytest.mark.parametrize("size", [250, 500, 1_000, 5_000])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_window_of_a_clean_stream_has_a_fault(name: str, size: int) -> None:
     """Elections of features, seasons, growth, concepts and another population come and go; none of them is a broken pipeline."""
@@ -26,6 +27,20 @@ def test_no_window_of_a_clean_stream_has_a_fault(name: str, size: int) -> None:
     blocks = one.blocks(size, 0, min(len(one.frame), size * WINDOWS))
     for i, block in enumerate(blocks):
         assert one.faults(blocks[max(0, i - HISTORY) : i], block) == [], f"rows {block.start} to {block.end}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_no_snapshot_of_a_clean_stream_that_grows_is_held(name: str) -> None:
+    """As the cycles of a model see it: half of it first, then a tenth more each time, then the same again."""
+    one = stream(name)
+    frame = one.frame[:60_000]
+    profile = None
+    for rows in [len(frame) * tenths // 10 for tenths in (5, 6, 7, 8, 9, 10, 10)]:
+        table = Table(frame=frame[:rows], ordinal=np.arange(rows), counts=np.ones(rows, dtype=bool), shape=one.shape)
+        found = examine(table, profile, "key")
+        assert found.windows == ()
+        profile = found.profile
 
 
 def test_columns_that_go_live_are_noted_not_held() -> None:
