@@ -1,8 +1,8 @@
 """How the training rows are divided to score a candidate. Pure: arrays of row numbers, no models.
 
-With a time column, always fit on the past and score on what came next, as in production: the newest part of the rows is cut into blocks
-in the order of time, and each block is scored by a model fitted on the rows before it (rolling origin; Tashman, 2000). Random folds would
-let a model see next week's weather today, and prefer parameters that remember too much.
+Always fit on the past and score on what came next, as in production: the newest part of the rows is cut into blocks in the order of time
+(of the table, where rows have no time), and each block is scored by a model fitted on the rows before it (rolling origin; Tashman, 2000).
+Random folds would let a model see next week's weather today, and prefer parameters that remember too much.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ Floats: TypeAlias = NDArray[np.float64]
 FOLDS = 4
 SCORED_SHARE = 0.45
 """Of the rows, at most the newest so many are scored; the first fold is then fitted on the other 55 %."""
+BLOCK_ROWS_MIN = 100
+"""However few rows are held out, that many are scored by a fold, where there are: fewer cannot tell one candidate from another."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,25 +34,26 @@ class Fold:
 
 def make_folds(
     target: Floats,
-    times: Floats | None,
+    times: Floats,
     *,
     classification: bool,
     seed: int,
     folds: int = FOLDS,
     block: int | None = None,
 ) -> tuple[Fold, ...]:
-    """Folds of n rows: by time, oldest block first, where `times` (n,) is given, ascending;
-    otherwise, and where no block in time qualifies, random ones of equal shares of each class.
+    """Folds of n rows: by `times` (n,), ascending, oldest block first; where no block in time qualifies, random ones of equal shares of
+    each class.
 
     `target` (n,): class index or value. What is fitted holds at least two classes, and so does what is scored (regression: two rows each).
     No fold at all comes back when there are not rows enough for that. `block`: rows that a fold in time scores, at most: as many as the
-    holdout has, so that what is chosen is what is good for as long as a version will have to last.
+    holdout has (or BLOCK_ROWS_MIN), so that what is chosen is what is good for as long as a version will have to last.
     """
-    if times is not None:
-        share = SCORED_SHARE if block is None else min(SCORED_SHARE, folds * block / len(target))
-        rolling = tuple(f for f in rolling_folds(times, folds, share) if _is_usable(f, target, classification))
-        if rolling:
-            return rolling
+    share = SCORED_SHARE
+    if block is not None:
+        share = min(SCORED_SHARE, folds * max(block, BLOCK_ROWS_MIN) / max(len(target), 1))
+    rolling = tuple(f for f in rolling_folds(times, folds, share) if _is_usable(f, target, classification))
+    if rolling:
+        return rolling
     shuffled = shuffled_folds(target, classification=classification, seed=seed, folds=folds)
     return tuple(f for f in shuffled if _is_usable(f, target, classification))
 
@@ -84,12 +87,12 @@ def shuffled_folds(target: Floats, *, classification: bool, seed: int, folds: in
     return tuple(Fold(fit, score) for fit, score in zip(others, parts, strict=True))
 
 
-def within_window(fold: Fold, times: Floats | None, window_s: float | None) -> Indices:
+def within_window(fold: Fold, times: Floats, window_s: float | None) -> Indices:
     """The fold's rows to fit on that are in the training window, counted back from the newest of them.
 
     The rule of `pipelines.training.windowed`, by which the final model is trained, so that the search compares windows fairly.
     """
-    if times is None or window_s is None:
+    if window_s is None:
         return fold.fit
     of_rows = times[fold.fit]
     inside: Indices = fold.fit[of_rows > of_rows[-1] - window_s]

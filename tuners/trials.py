@@ -62,8 +62,8 @@ class Problem:
     """(n,) class index or value."""
     labels: Floats
     """The same as an array."""
-    times: Floats | None
-    """(n,) seconds, ascending."""
+    times: Floats
+    """(n,) seconds, ascending; of rows without a time, one after the other."""
     folds: Sequence[Fold]
     features: Sequence[Feature]
     task: Task

@@ -71,6 +71,7 @@ def untuned(policy: ModelPolicy, space: SearchSpace, champion: Mapping[str, Any]
     """The output when nothing is to be searched: the champion's parameters if its family is still listed, else the defaults."""
     inherited = space.like_champion(champion)
     chosen = inherited or space.default(space.families[0])
+    limit = "trials" if champion is None or policy.spec.tune.warm_trials is None else "warm_trials"
     whose = f"the parameters of champion {champion['number']}" if champion and inherited else "its default parameters"
     return {
         **_candidate_json(chosen),
@@ -82,7 +83,7 @@ def untuned(policy: ModelPolicy, space: SearchSpace, champion: Mapping[str, Any]
         "compute_s": 0.0,
         "stopped_by": "none",
         "metric": policy.spec.objective.metric,
-        "sentence": f"not tuned (tune.trials is 0): {chosen.component} with {whose}",
+        "sentence": f"not tuned (tune.{limit} is 0): {chosen.component} with {whose}",
     }
 
 

@@ -25,10 +25,40 @@ def test_rolling_folds_score_strictly_later_rows(moments: list[int], folds: int)
 
 
 def test_rolling_folds_score_the_newest_rows_in_equal_blocks() -> None:
-    """Three blocks of 15 % each, the newest row in the last one."""
+    """Four blocks of 11.25 %, rounded, the newest row in the last one."""
     folds = rolling_folds(np.arange(100.0))
-    assert [(len(f.fit), len(f.score)) for f in folds] == [(55, 15), (70, 15), (85, 15)]
+    assert [(len(f.fit), len(f.score)) for f in folds] == [(55, 11), (66, 12), (78, 11), (89, 11)]
     assert folds[-1].score[-1] == 99
+
+
+@given(st.integers(40, 900), st.one_of(st.none(), st.integers(0, 500)), st.integers(0, 99))
+def test_folds_look_ahead_only(rows: int, block: int | None, seed: int) -> None:
+    """However much is held out: what is fitted is strictly older than what is scored, and at most 45 % of all rows, each once."""
+    times = np.cumsum(np.random.default_rng(seed).integers(1, 100, rows)).astype(float)
+    folds = make_folds(times, times, classification=False, seed=seed, block=block)
+    assert len(folds) == 4
+    assert all(times[fold.fit].max() < times[fold.score].min() for fold in folds)
+    scored = np.concatenate([fold.score for fold in folds])
+    assert scored.tolist() == list(range(rows - len(scored), rows))
+    assert len(scored) <= 0.45 * rows + 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "block", "scored"),
+    [
+        (1000, 110, [110] * 4),
+        (1000, None, [112, 113, 113, 112]),
+        (1000, 500, [112, 113, 113, 112]),
+        (1000, 5, [100] * 4),
+        (1000, 0, [100] * 4),
+        (60, 5, [7, 6, 7, 7]),
+    ],
+)
+def test_a_fold_scores_as_many_rows_as_are_held_out(rows: int, block: int | None, scored: list[int]) -> None:
+    """But at least 100, and all four together at most 45 % of the rows."""
+    folds = make_folds(np.ones(rows), np.arange(float(rows)), classification=False, seed=0, block=block)
+    assert [len(f.score) for f in folds] == scored
+    assert folds[-1].score[-1] == rows - 1
 
 
 @given(st.integers(3, 60), st.integers(0, 100))
@@ -46,8 +76,8 @@ def test_shuffled_folds_score_each_row_once(rows: int, seed: int) -> None:
 def test_shuffled_folds_share_out_the_classes() -> None:
     """A rare class is in every fold, if it has a row for each."""
     target = np.zeros(100)
-    target[[3, 50, 97]] = 1
-    assert [target[f.score].sum() for f in shuffled_folds(target, classification=True, seed=1)] == [1, 1, 1]
+    target[[3, 20, 50, 97]] = 1
+    assert [target[f.score].sum() for f in shuffled_folds(target, classification=True, seed=1)] == [1, 1, 1, 1]
 
 
 def test_folds_in_time_without_both_classes_are_left_out() -> None:
@@ -55,10 +85,20 @@ def test_folds_in_time_without_both_classes_are_left_out() -> None:
     target = np.zeros(100)
     target[:90:2] = 1
     folds = make_folds(target, np.arange(100.0), classification=True, seed=0)
-    assert [int(f.score[0]) for f in folds] == [55, 70, 85]
-    target[70:85] = 0
+    assert [int(f.score[0]) for f in folds] == [55, 66, 78]
+    target[66:78] = 0
     folds = make_folds(target, np.arange(100.0), classification=True, seed=0)
-    assert [int(f.score[0]) for f in folds] == [55, 85]
+    assert [int(f.score[0]) for f in folds] == [55, 78]
+
+
+def test_folds_in_time_where_a_class_is_new_or_gone() -> None:
+    """Of many classes some may be absent from what is fitted, or scored; two in each are enough."""
+    target = np.repeat([0.0, 1.0, 2.0], [30, 30, 40])
+    target[60::2] = 1
+    folds = make_folds(target, np.arange(100.0), classification=True, seed=0)
+    assert [int(f.score[0]) for f in folds] == [55, 66, 78, 89]
+    assert set(target[folds[0].fit]) == {0, 1}
+    assert set(target[folds[0].score]) == {1, 2}
 
 
 def test_no_block_in_time_falls_back_to_shuffled_ones() -> None:
@@ -66,20 +106,20 @@ def test_no_block_in_time_falls_back_to_shuffled_ones() -> None:
     target = np.zeros(60)
     target[:20] = 1
     folds = make_folds(target, np.arange(60.0), classification=True, seed=0)
-    assert len(folds) == 3
+    assert len(folds) == 4
     assert all(0 < target[f.score].sum() < len(f.score) for f in folds)
 
 
 def test_too_few_rows_make_no_folds() -> None:
     """One row of a class cannot be both fitted on and scored."""
-    assert make_folds(np.array([0.0, 1.0]), None, classification=True, seed=0) == ()
+    assert make_folds(np.array([0.0, 1.0]), np.arange(2.0), classification=True, seed=0) == ()
     assert make_folds(np.array([1.5]), np.array([0.0]), classification=False, seed=0) == ()
 
 
 def test_regression_needs_only_rows() -> None:
     """Values that never change are still rows to fit and score on."""
     folds = make_folds(np.ones(40), np.arange(40.0), classification=False, seed=0)
-    assert [len(f.fit) for f in folds] == [22, 28, 34]
+    assert [len(f.fit) for f in folds] == [22, 26, 31, 36]
 
 
 @pytest.mark.parametrize(("window_s", "first"), [(None, 0), (10.0, 45), (1e9, 0)])
@@ -95,4 +135,6 @@ def test_lacks_says_what_is_missing() -> None:
     target = np.array([0.0, 0.0, 1.0])
     assert lacks(target, np.array([0, 1]), ["no", "yes"]) == "no row of class 'yes' to fit on"
     assert lacks(target, np.array([0, 2]), ["no", "yes"]) == ""
+    assert lacks(target, np.array([0, 2]), ["no", "yes", "perhaps"]) == ""
+    assert lacks(target, np.array([2]), ["no", "yes", "perhaps"]) == "no row of class 'no' to fit on"
     assert lacks(target, np.array([0]), None) == "only 1 rows to fit on"

@@ -86,6 +86,55 @@ def test_families_and_windows_are_chosen_too() -> None:
     assert space.is_a_choice()
 
 
+@pytest.mark.parametrize(
+    ("window", "since_change_s", "windows"),
+    [
+        (None, 5.0, ()),
+        ("all", 5.0, (None,)),
+        ("since_change", 5.0, (5.0,)),
+        ("since_change", None, ()),
+        (["7d", "all", "since_change"], 5.0, (604800.0, None, 5.0)),
+        (["since_change", "7d"], None, (604800.0,)),
+        (["7d", "since_change"], 604800.0, (604800.0,)),
+    ],
+)
+def test_windows_by_name(window: Any, since_change_s: float | None, windows: tuple[float | None, ...]) -> None:
+    """`all` is no bound; `since_change` is as long as the change is ago, and none while no change is known; equal ones are one."""
+    assert build_space(spec_of({"window": window} if window else {}), [TREES], since_change_s).windows == windows
+
+
+def test_a_champion_of_all_rows_or_of_a_change_keeps_the_nearest_window() -> None:
+    """All rows are longer than any window; another change's window is brought to what there is today."""
+    space = build_space(spec_of({"window": ["7d", "all", "since_change"]}), [TREES], 3600.0)
+    champion = {"number": 1, "component": "trees", "parameters": {"rate": 0.5}}
+    for served, kept in ((None, None), (7200.0, 3600.0), (500_000.0, 604800.0), (1e12, 604800.0)):
+        like = space.like_champion({**champion, "window_s": served})
+        assert like is not None
+        assert like.window_s == kept
+        assert space.suggest(optuna.trial.FixedTrial(space.encode(like))) == like
+    bounded = build_space(spec_of({"window": ["7d", "30d"]}), [TREES]).like_champion({**champion, "window_s": None})
+    assert bounded is not None
+    assert bounded.window_s == 2592000.0
+
+
+def test_starts_with_the_champions_recipe_on_each_window() -> None:
+    """What to forget is asked first, of the champion's parameters; then each family as given, on the first window. No point twice."""
+    space = build_space(
+        spec_of({"component": ["trees", "lines"], "window": ["7d", "all", "since_change"]}), [TREES, LINES], 60.0
+    )
+    champion = {"number": 3, "component": "lines", "parameters": {"c": 3.0}, "window_s": None}
+    assert [(s.component, s.parameters.get("c"), s.window_s) for s in space.starts(champion)] == [
+        ("lines", 3.0, None),
+        ("lines", 3.0, 604800.0),
+        ("lines", 3.0, 60.0),
+        ("trees", None, 604800.0),
+        ("lines", 1.0, 604800.0),
+    ]
+    assert [(s.component, s.window_s) for s in space.starts(None)] == [
+        ("trees", 604800.0), ("trees", None), ("trees", 60.0), ("lines", 604800.0),
+    ]  # fmt: skip
+
+
 def test_names_go_to_the_families_that_have_them() -> None:
     """With several families a parameter reaches only those that know it."""
     spec = spec_of({"component": ["trees", "lines"], "parameters": {"c": 5.0}})
