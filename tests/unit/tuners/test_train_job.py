@@ -14,12 +14,17 @@ import git
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from served_columns import as_columns
 
 import serving.model
 from pipelines import prepare
 from pipelines.jobs.port import JobContext, PermanentJobError
+from pipelines.training import windowed
+from policies.schema import ModelPolicy
 from tuners import train
+from tuners.tune import since_change_s
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
@@ -33,6 +38,7 @@ def policy(**train_section: Any) -> dict[str, Any]:
             "label": "bought",
             "time": "at",
             "label_delay": "1h",
+            "min_rows": 20,
         },
         "train": {name: value for name, value in section.items() if value is not None},
         "objective": {"metric": "roc_auc", "threshold": 0.3},
@@ -128,6 +134,124 @@ def test_tuned_parameters_component_and_window_are_used(folder: Path) -> None:
         PermanentJobError, match=r"chose 'sklearn.ridge' but the policy lists sklearn.hist_gradient_boosting, "
     ):
         run(folder, several, tuned | {"component": "sklearn.ridge"})
+
+
+# ---------------------------------------------------------------- once more, with the rows that judged it
+def test_a_refit_is_the_same_recipe_on_the_hold_out_too(folder: Path) -> None:
+    """What was judged and what is to serve lie side by side; the refit has all rows, up to the newest, and loads like any other."""
+    out = run(folder, policy(refit=True))
+    refit = out["refit"]
+    assert (out["rows"], refit["rows"]) == (560, 700)
+    assert out["trained_to"] == "2026-01-24T07:00:00+00:00"
+    assert refit["trained_to"] == "2026-01-30T03:00:00+00:00"
+    assert refit["model_digest"] != out["model_digest"]
+    first, second = (json.loads(Path(of["model_dir"], "model.json").read_text()) for of in (out, refit))
+    assert first == second
+    assert len(pd.read_parquet(Path(refit["model_dir"], "reference.parquet"))) == 700
+    serving.model.load_model(Path(refit["model_dir"]))
+    assert out["sentence"].startswith(
+        "sklearn.hist_gradient_boosting trained on 560 rows, and again on 700 with those that judge it in "
+    )
+    again = run(folder, policy(refit=True))
+    assert (again["cached"], again["refit"]) == (True, refit)
+
+
+def test_without_asking_nothing_is_refitted(folder: Path) -> None:
+    """The default. Asking for it later trains again, and judges the same model."""
+    plain, both = run(folder, policy()), run(folder, policy(refit=True))
+    assert plain["refit"] is None
+    assert not Path(plain["model_dir"]).parent.joinpath("refit").exists()
+    assert plain["model_digest"] == both["model_digest"]
+
+
+def test_a_window_of_the_refit_counts_back_from_its_own_newest_row(folder: Path) -> None:
+    """Two days are two days; since the change, it begins at the change still."""
+    out = run(folder, policy(refit=True, window="2d"))
+    assert (out["rows"], out["refit"]["rows"]) == (48, 48)
+    assert out["refit"]["trained_from"] == "2026-01-28T04:00:00+00:00"
+    document = policy(refit=True, window=["since_change", "20d"])
+    changed = "2026-01-10T00:00:00+00:00"
+    prepared_rows = prepared(folder, document)
+    inputs = {
+        "policy": document, "policy_dir": str(folder), "home": str(folder / "home"), "model": "buyers",
+        "prepared": prepared_rows, "changed_at": changed,
+    }  # fmt: skip
+    span_s = since_change_s(inputs, ModelPolicy.model_validate(document).spec)
+    since = train.run({**inputs, "tuned": {"window_s": span_s}}, context(folder))
+    assert (since["trained_from"], since["refit"]["trained_from"]) == (changed, changed)
+    assert since["refit"]["rows"] - since["rows"] == prepared_rows["rows_holdout"]
+    other = train.run({**inputs, "tuned": {"window_s": 86_400.0}}, context(folder))
+    assert (other["rows"], other["refit"]["rows"]) == (24, 24)
+
+
+@given(
+    st.lists(st.integers(0, 10_000), min_size=2, max_size=60, unique=True),
+    st.floats(0.05, 0.95),
+    st.one_of(st.none(), st.floats(0.5, 20_000)),
+    st.booleans(),
+)
+def test_a_refit_never_has_fewer_rows_than_what_was_judged(
+    seconds: list[int], share: float, window_s: float | None, timed: bool
+) -> None:
+    """However thinly rows have come of late; and it always has the newest."""
+    rows = pd.DataFrame({"at": pd.to_datetime(sorted(seconds), unit="s", utc=True), "row": range(len(seconds))})
+    column = "at" if timed else None
+    judged = windowed(rows.iloc[: max(1, round(share * len(rows)))], column, window_s)
+    refit = train.refit_rows(rows, column, window_s, at_least=len(judged))
+    assert len(refit) >= len(judged)
+    assert refit["row"].tolist() == list(range(len(rows) - len(refit), len(rows)))
+
+
+def test_a_refit_that_cannot_be_made_stops_nothing(folder: Path) -> None:
+    """The newest day holds one class only: what was judged serves then, and the sentence says why."""
+    rows = pd.read_parquet(folder / "rows.parquet")
+    rows.loc[676:, "bought"] = "yes"
+    rows.to_parquet(folder / "rows.parquet")
+    document = policy(refit=True, window="1d")
+    document["spec"]["data"]["holdout"] = "1d"
+    out = run(folder, document)
+    assert (out["rows"], out["refit"]) == (24, None)
+    assert out["sentence"].endswith(
+        "; it cannot be refitted: train.window: its 24 rows hold no row of the class 'no'; take a longer one"
+    )
+
+
+def test_rows_of_the_log_have_the_logs_times(folder: Path) -> None:
+    """A policy on the prediction log need not name data.time: windows are in time all the same, and what was trained on is dated."""
+    document = policy(window="2d", refit=True)
+    rows = prepared(folder, document)
+    document["spec"]["data"] = {"source": {"kind": "prediction-log"}, "label": "bought", "time": None}
+    inputs = {
+        "policy": document, "policy_dir": str(folder), "home": str(folder / "home"), "model": "buyers",
+        "prepared": rows, "tuned": None,
+    }  # fmt: skip
+    out = train.run(inputs, context(folder))
+    assert (out["rows"], out["trained_to"]) == (48, rows["trained_to"])
+
+
+def test_without_a_time_a_window_is_of_rows(folder: Path) -> None:
+    """One row counts as one second."""
+    document = policy(window="100s", refit=True)
+    del document["spec"]["data"]["time"], document["spec"]["data"]["label_delay"]
+    document["spec"]["data"]["exclude"] = ["at"]
+    out = run(folder, document)
+    assert (out["rows"], out["refit"]["rows"], out["trained_to"]) == (100, 100, None)
+
+
+def test_a_model_knows_the_classes_that_it_has_seen(folder: Path) -> None:
+    """Of many classes the window holds some, the refit others; each model names its own, in one order."""
+    rows = pd.read_parquet(folder / "rows.parquet")
+    place = np.arange(len(rows))
+    rows["bought"] = np.select([place < 300, (place >= 660) & (place % 2 == 0), place % 2 == 0], ["c", "d", "b"], "a")
+    rows.to_parquet(folder / "rows.parquet")
+    document = policy(refit=True, window="10d")
+    document["spec"] |= {"task": "multiclass", "objective": {"metric": "accuracy"}}
+    out = run(folder, document)
+    judged, refit = (
+        json.loads(Path(of["model_dir"], "model.json").read_text())["classes"] for of in (out, out["refit"])
+    )
+    assert judged == ["a", "b"]
+    assert refit == ["a", "b", "d"]
 
 
 @pytest.mark.slow
