@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from policies.durations import parse_duration, spell_duration
+from policies.durations import LONGEST, spell_duration
 from policies.metrics import METRICS, Task
 
-_METRIC = {Task.BINARY: "roc_auc", Task.MULTICLASS: "accuracy", Task.REGRESSION: "mae"}
-_COMPONENT = "sklearn.hist_gradient_boosting"
-_QUICK_LABELS = timedelta(days=2)
-"""Later ones need a longer deadline than the default."""
+_TREES = ("sklearn.hist_gradient_boosting", "sklearn.extra_trees")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numbers:
+    """What every first policy starts with, whatever the data; spans are in rows. They were found by replaying recorded streams
+    (docs/benchmarks.md) and are not tuned to any one of them."""
+
+    holdout: int = 500
+    windows: tuple[int, ...] = (2000, 8000)
+    trials: int = 24
+    warm_trials: int = 6
+    parallel: int = 2
+    performance: tuple[int, ...] = (250, 1000)
+    confidence: float = 0.999
+    drift_share: float = 0.5
+    drift_window: int = 1000
+    growth: float = 3
+    cooldown: int = 250
+    gate_margin: float = 0.01
+    """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
+    gate_confidence: float = 0.6
+    bake: int = 100
+    deadline: int = 2000
+    min_labelled_rows: int = 50
+    rollout_margin: float = 0.02
+    components: Mapping[Task, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            Task.BINARY: (*_TREES, "sklearn.logistic_regression"),
+            Task.MULTICLASS: (*_TREES, "sklearn.logistic_regression"),
+            Task.REGRESSION: (*_TREES, "sklearn.ridge"),
+        }
+    )
+    text_component: str = "sklearn.text_linear"
+    metrics: Mapping[Task, str] = field(
+        default_factory=lambda: {Task.BINARY: "roc_auc", Task.MULTICLASS: "accuracy", Task.REGRESSION: "mae"}
+    )
+    lags: int = 3
+    """A rollout may take this many times as long as labels take."""
+
+
+NUMBERS = Numbers()
+_IN_LABEL_UNIT = ("mae", "rmse")
+_NOTE_COLUMN = 44
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,61 +72,57 @@ class Starter:
     """For sql."""
     time: str | None = None
     label_time: str | None = None
-    label_delay: str | None = None
+    label_delay: timedelta | None = None
     metric: str | None = None
     """By default one that suits the task."""
-    component: str | None = None
-    """By default gradient boosting, which takes numbers and categories; for text `sklearn.text_linear`."""
-    exclude: tuple[str, ...] = ()
+    text: bool = False
+    """Whether a feature is free text."""
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    """Column that is no feature → why, for a comment; empty if nobody asks."""
+    doubtful: Mapping[str, str] = field(default_factory=dict)
+    """Column that may give the label away → what speaks for it."""
+    row_s: float = 1.0
+    """Seconds from one row to the next, typically; without a time a row counts as one second."""
+    arrivals: bool = True
+    """Whether the time counts rows rather than being a clock: spans are then in seconds, however long."""
+    label_lag: timedelta = timedelta(0)
+    """How long most labels take to come."""
+    spread: float | None = None
+    """Mean absolute deviation of a label that is a quantity."""
 
 
-def starter_policy(start: Starter) -> str:
+def starter_policy(start: Starter, numbers: Numbers = NUMBERS) -> str:
     """The YAML text, which reads back without a problem if the names in `start` are valid.
 
     Raises ValueError if `metric` is no metric for the task.
     """
-    metric = METRICS.get(start.metric or _METRIC[start.task])
+    metric = METRICS.get(start.metric or numbers.metrics[start.task])
     if metric is None or start.task not in metric.tasks:
         raise ValueError(f"metric: must be a metric for {start.task.value}, but got {start.metric!r}")
-    drop = "5" if start.task is Task.REGRESSION and metric.name != "r2" else "0.03"
-    margin = "1" if drop == "5" else "0.005"
-    unit = f"   # in the unit of {_quote(start.label)}: adjust it" if drop == "5" else ""
     return "\n".join(
         [
-            "# What ratchet shall do for this model. `ratchet validate FILE` checks it and explains it in words.",
+            "# What ratchet shall do for this model. `ratchet validate FILE` checks it and says it in words;",
+            "# `ratchet backtest FILE --data DATA` plays it on what was recorded.",
+            *_about_spans(start),
             "apiVersion: ratchet.dev/v1",
             "kind: ModelPolicy",
             f"metadata: {{name: {_quote(start.name)}}}",
             "spec:",
             f"  task: {start.task.value}",
-            *_data_lines(start),
+            *_data_lines(start, numbers),
             "",
-            "  train:",
-            f"    component: {start.component or _COMPONENT}",
-            *(["    # window: 90d          # train on the newest rows only"] if start.time else []),
-            "  tune: {trials: 20, timeout: 10m}",
+            "  # What is fitted: the search chooses the family and how far back it learns.",
+            *_training_lines(start, numbers),
             f"  objective: {{metric: {metric.name}}}",
             "",
             "  # A cycle (search, train, judge, roll out) opens when any of these holds.",
-            "  triggers:",
-            "    any:",
-            f"      - performance: {{metric: {metric.name}, drop: {drop}, for: 2h, window: 7d}}{unit}",
-            "      - drift: {share: 0.5, window: 7d}",
-            "      - staleness: 30d",
-            "  cooldown: 12h",
-            "  budget: {cycles: 3, per: 7d}",
+            *_trigger_lines(start, metric.name, numbers),
             "",
             "  # What a challenger must pass before it may serve.",
-            "  gates:",
-            f"    - {{metric: {metric.name}, no_worse_than_champion: {margin}, confidence: 0.95}}{unit}",
-            "    - {latency_ms_p95_max: 50}",
-            "  approval: automatic      # or: required",
+            *_gate_lines(start, metric.name, numbers),
             "",
-            "  # How traffic moves to it, and how long it is watched afterwards.",
-            "  rollout:",
-            "    steps: [shadow: 10m, 5%: 10m, 25%: 30m, 100%]",
-            "    bake: 24h",
-            *_deadline(start),
+            "  # It answers in shadow until it is shown to be no worse, serves, and is watched.",
+            *_rollout_lines(start, numbers),
             "  deploy: {target: local}",
             "  notify: [{log: info}]",
             "",
@@ -91,7 +130,75 @@ def starter_policy(start: Starter) -> str:
     )
 
 
-def _data_lines(start: Starter) -> list[str]:
+def _training_lines(start: Starter, numbers: Numbers) -> list[str]:
+    components = (numbers.text_component,) if start.text else numbers.components[start.task]
+    spans = ", ".join(_span(start, rows) for rows in numbers.windows)
+    trials = f"trials: {numbers.trials}, warm_trials: {numbers.warm_trials}, parallel: {numbers.parallel}, timeout: 10m"
+    return [
+        "  train:",
+        f"    component: [{', '.join(components)}]",
+        _noted(f"    window: [{spans}, all, since_change]", " and ".join(f"{rows:,}" for rows in numbers.windows) + " rows"),
+        _noted("    refit: true", "what passed learns the rows that judged it, too"),
+        f"  tune: {{{trials}}}",
+    ]  # fmt: skip
+
+
+def _trigger_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
+    rule = f"metric: {metric}, drop: 0, confidence: {numbers.confidence:g}, window: "
+    performance = [f"      - performance: {{{rule}{_span(start, rows)}}}" for rows in numbers.performance]
+    width = max(map(len, performance))
+    drift = f"      - drift: {{share: {numbers.drift_share:g}, window: {_span(start, numbers.drift_window)}}}"
+    return [
+        "  triggers:",
+        "    any:",
+        *(_noted(line.ljust(width), _rows(rows)) for line, rows in zip(performance, numbers.performance, strict=True)),
+        _noted(drift, _rows(numbers.drift_window)),
+        _noted(f"      - volume: {{growth: {numbers.growth:g}}}", "times the rows that the champion learnt from"),
+        _noted(f"  cooldown: {_span(start, numbers.cooldown)}", _rows(numbers.cooldown)),
+        _noted("  budget: {cycles: 100000, per: 365d}", "the cooldown is the bound; lower it to spare machines"),
+    ]
+
+
+def _gate_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
+    margin, unit = _margin(start, metric, numbers)
+    gate = f"metric: {metric}, no_worse_than_champion: {margin}, confidence: {numbers.gate_confidence:g}"
+    return [
+        "  gates:",
+        _noted(f"    - {{{gate}}}", unit),
+        "    # - {latency_ms_p95_max: 50}",
+        _noted("  approval: automatic", "or: required"),
+    ]
+
+
+def _rollout_lines(start: Starter, numbers: Numbers) -> list[str]:
+    lag_s = max(start.label_lag, start.label_delay or timedelta(0)).total_seconds()
+    bake = _spelled(start, numbers.bake * start.row_s + lag_s)
+    deadline = _spelled(start, max(numbers.deadline * start.row_s, numbers.lags * lag_s))
+    watched = _rows(numbers.bake) + (", and until their labels are in" if lag_s else "")
+    return [
+        "  rollout:",
+        "    steps: [shadow: 0s, 100%: 0s]",
+        _noted(f"    bake: {bake}", watched),
+        _noted(f"    deadline: {deadline}", "not shown by then: the champion stays"),
+        f"    min_labelled_rows: {numbers.min_labelled_rows}",
+        f"    margin: {numbers.rollout_margin:g}",
+        _noted("    holdback: 0%", "of the traffic, kept with the champion to compare"),
+    ]
+
+
+def _about_spans(start: Starter) -> list[str]:
+    if start.time is None and start.source in ("csv", "parquet"):
+        return ["# Rows have no time: their order is time, and each counts as one second."]
+    if start.arrivals:
+        return [_comment(f"# {start.time} counts arrivals: one is read as one second.")] if start.time else []
+    return [f"# Rows come about every {_pace_words(start.row_s)}; spans are numbers of rows at that pace."]
+
+
+def _pace_words(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else spell_duration(timedelta(seconds=round(seconds)))
+
+
+def _data_lines(start: Starter, numbers: Numbers) -> list[str]:
     lines = ["  data:", f"    source: {_source(start)}", f"    label: {_quote(start.label)}"]
     if start.time:
         lines.append(_noted(f"    time: {_quote(start.time)}", "when the prediction is asked for"))
@@ -100,27 +207,79 @@ def _data_lines(start: Starter) -> list[str]:
     if start.label_time:
         lines.append(_noted(f"    label_time: {_quote(start.label_time)}", "when the label becomes known"))
     elif start.label_delay:
-        lines.append(_noted(f"    label_delay: {start.label_delay}", "how long after that the label is known"))
+        lines.append(
+            _noted(f"    label_delay: {spell_duration(start.label_delay)}", "how long after that the label is known")
+        )
     elif start.time:
         lines.append(_noted("    # label_delay: 6h", "how long after that the label is known"))
     if start.exclude:
-        lines.append(f"    exclude: [{', '.join(_quote(column) for column in start.exclude)}]")
+        lines.append(_noted("    exclude:", "columns that are no features"))
+        lines += [
+            _noted(f"      - {_quote(column)}", why) if why else f"      - {_quote(column)}"
+            for column, why in start.exclude.items()
+        ]
     else:
         lines.append(_noted("    # exclude: [COLUMN]", "columns that are no features"))
-    return lines
+    lines += [
+        _comment(f"    # exclude {_quote(column)} too, if it is known only when the label is: it {why}")
+        for column, why in start.doubtful.items()
+    ]
+    lines.append(
+        _noted(f"    holdout: {_span(start, numbers.holdout)}", f"{_rows(numbers.holdout)}, the newest, to judge on")
+    )
+    return lines  # fmt: skip
 
 
-def _deadline(start: Starter) -> list[str]:
-    """Where labels take days, time for them to come and for enough of them to tell; the default else."""
-    delay = parse_duration(start.label_delay) if start.label_delay else timedelta(0)
-    if delay <= _QUICK_LABELS:
-        return []
-    return [_noted(f"    deadline: {spell_duration(3 * delay)}", "labels must have come by then")]
+def _margin(start: Starter, metric: str, numbers: Numbers) -> tuple[str, str]:
+    """How much worse still passes, and the comment on it."""
+    if metric not in _IN_LABEL_UNIT:
+        return f"{numbers.gate_margin:g}", ""
+    unit = f"in the unit of {_quote(start.label)}"
+    if start.spread is None:
+        return "1", f"{unit}: adjust it"
+    return _plain(2 * numbers.gate_margin * start.spread), f"{unit}, where {start.spread:.3g} is the mean deviation"
+
+
+def _plain(value: float) -> str:
+    """To two digits, without an exponent.
+
+    >>> _plain(12345.6), _plain(0.00123)
+    ('12000', '0.0012')
+    """
+    digits = 1 - math.floor(math.log10(value))
+    return f"{round(value, digits):.{max(digits, 0)}f}"
+
+
+def _span(start: Starter, rows: int) -> str:
+    return _spelled(start, rows * start.row_s)
+
+
+def _spelled(start: Starter, seconds: float) -> str:
+    """In seconds where the time counts rows; else in the largest unit of which it is ten or more, to the nearest whole.
+
+    >>> _spelled(Starter(name="m", task=Task.BINARY, source="csv", label="y", arrivals=False), 2000 * 3600.0)
+    '83d'
+    """
+    seconds = min(seconds, LONGEST.total_seconds())
+    if not start.arrivals:
+        for unit_s, name in _UNITS:
+            if seconds >= 10 * unit_s:
+                return f"{round(seconds / unit_s)}{name}"
+    return f"{round(seconds)}s" if seconds >= 10 or seconds == round(seconds) else f"{max(round(seconds, 2), 0.01):g}s"
+
+
+def _rows(count: int) -> str:
+    return f"about {count:,} rows"
 
 
 def _noted(line: str, note: str) -> str:
-    """The line with its comment in the column where all have theirs."""
-    return f"{line:<26} # {note}"
+    """The line with its comment, in the column where all that are short enough have theirs."""
+    return _comment(f"{line:<{_NOTE_COLUMN}} # {note}") if note else line
+
+
+def _comment(line: str) -> str:
+    """One line, whatever names it quotes hold."""
+    return "".join(c if c.isprintable() else " " for c in line)
 
 
 def _source(start: Starter) -> str:

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import math
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+import re
+import zlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controller.cli.client import CliError, Exit
-from policies.metrics import Task
 
-ROWS_LOOKED_AT = 5_000
-MANY_VALUES = 20
-"""A label of numbers with more different values than this is a quantity, not a class."""
-NEARLY_ALL = 0.9
-"""A label that is no number and differs in this share of the rows names them and predicts nothing."""
-_MISSING = frozenset({"", "na", "nan", "null", "none"})
+if TYPE_CHECKING:
+    from controller.cli.looking import Look
+    from policies.starter import Starter
+
+NAME_MAX = 63
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="The model's name.")],
     source: Annotated[Path, typer.Option("--from", help="CSV or Parquet file with the data.")],
     label: Annotated[str, typer.Option(help="Column that is to be predicted.")],
-    time: Annotated[str | None, typer.Option(help="Column: when the prediction is asked for.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The model's name; default: that of the file.", show_default=False)] = None,
+    time: Annotated[str | None, typer.Option(help="Column: when the prediction is asked for; default: the order of rows.")] = None,
     label_time: Annotated[str | None, typer.Option(help="Column: when the label becomes known.")] = None,
     metric: Annotated[str | None, typer.Option(help="What good means; default: one that suits the label.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Column that is no feature; may be given again.")] = None,
     write: Annotated[Path | None, typer.Option("-w", "--write", help="Write to this file, not to the terminal.")] = None,
 ) -> None:  # fmt: skip
-    """Write a first policy for a table of data: complete, commented, ready for 'ratchet validate'."""
+    """Write a first policy for a table of data: complete, commented, ready for 'ratchet validate' and 'ratchet backtest'."""
     from policies.reading import parse_policy
-    from policies.starter import Starter, starter_policy
+    from policies.starter import starter_policy
 
-    kind, columns, values = look_at(source, label)
-    for option, column in (("--time", time), ("--label-time", label_time)):
-        if column is not None and column not in columns:
-            raise CliError(f"{option}: {source} has no column {column!r}; it has {', '.join(columns)}", Exit.USAGE)
-    task = infer_task(values)
-    if task is Task.MULTICLASS and (why := no_class(values)):
-        raise CliError(
-            f"--label: {label!r} {why}; name the column that is to be predicted, one of {_others(columns, label)}",
-            Exit.USAGE,
-        )
+    if label_time is not None and time is None:
+        raise CliError("--label-time needs --time: when the prediction is asked for", Exit.USAGE)
     base = (write.parent if write else Path.cwd()).absolute()
-    start = Starter(
-        name=name, task=task, source=kind, label=label, location=_relative(source, base), time=time,
-        label_time=label_time, metric=metric,
+    start = _starter(
+        name or name_of(source), source, base, label=label, time=time, label_time=label_time, metric=metric, exclude=exclude or []
     )  # fmt: skip
     try:
         text = starter_policy(start)
@@ -67,102 +54,55 @@ def init(
     except OSError as error:
         kept = "; it is never overwritten" if isinstance(error, FileExistsError) else ""
         raise CliError(f"{write} cannot be written: {error.strerror}{kept}", Exit.USAGE) from error
-    print(f"{write} written: look through it, then 'ratchet validate {write}'")
+    print(
+        f"{write} written: look through it, then 'ratchet validate {write}' or 'ratchet backtest {write} --data {source}'"
+    )
 
 
-def _others(columns: Sequence[str], label: str) -> str:
-    return ", ".join(column for column in columns if column != label)
+def _starter(
+    name: str, source: Path, base: Path, *, label: str, time: str | None, label_time: str | None, metric: str | None, exclude: list[str]
+) -> Starter:  # fmt: skip
+    from datetime import timedelta
+
+    from policies.starter import Starter
+
+    look = _look(source, label=label, time=time, label_time=label_time, exclude=exclude)
+    return Starter(
+        name=name, task=look.task, source=look.kind, label=label, location=_relative(source, base), time=time,
+        label_time=label_time, metric=metric, text=bool(look.texts),
+        exclude=dict.fromkeys(exclude, "") | {remark.column: remark.why for remark in look.excluded},
+        doubtful={remark.column: remark.why for remark in look.warned},
+        row_s=look.row_s, arrivals=look.arrivals, label_lag=timedelta(seconds=look.lag_s), spread=look.spread,
+    )  # fmt: skip
+
+
+def _look(source: Path, *, label: str, time: str | None, label_time: str | None, exclude: list[str]) -> Look:
+    """Raises CliError naming file or column."""
+    from controller.cli.looking import LookError, look_at
+
+    try:
+        return look_at(source, label=label, time=time, label_time=label_time, exclude=exclude)
+    except LookError as error:
+        raise CliError(str(error), Exit.USAGE) from error
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
+        raise CliError(f"{source} cannot be read: {reason}", Exit.USAGE) from error
+    except ImportError as error:
+        raise CliError(f"reading data needs pyarrow, which the extra 'ml' installs: {error}", Exit.USAGE) from error
+
+
+def name_of(source: Path) -> str:
+    """A model's name from a file's: a DNS label.
+
+    >>> name_of(Path("data/Elec2_v1.csv.gz")), name_of(Path("---.csv"))
+    ('elec2-v1', 'model')
+    """
+    stem = source.name.partition(".")[0] if not source.name.startswith(".") else source.name[1:]
+    label = re.sub(r"[^a-z0-9]+", "-", stem.lower())[:NAME_MAX].strip("-")
+    return label or "model"
 
 
 def _relative(source: Path, base: Path) -> str:
     """As the policy names it: relative where it lies below the policy's folder."""
     absolute = source.absolute()
     return str(absolute.relative_to(base)) if absolute.is_relative_to(base) else str(absolute)
-
-
-def look_at(source: Path, label: str) -> tuple[Any, Sequence[str], Sequence[str]]:
-    """Kind of the source, its columns, and the first labels as text. Raises CliError naming file or column."""
-    parquet = source.suffix.lower() in (".parquet", ".pq") or source.is_dir()
-    try:
-        columns, values = _look_at_parquet(source, label) if parquet else _look_at_csv(source, label)
-    except (OSError, ValueError, csv.Error) as error:
-        raise CliError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}", Exit.USAGE) from error
-    if label not in columns:
-        raise CliError(f"--label: {source} has no column {label!r}; it has {', '.join(columns)}", Exit.USAGE)
-    known = [value for value in values if value.strip().lower() not in _MISSING]
-    if len(set(known)) < 2:
-        raise CliError(
-            f"--label: {label!r} has fewer than two different values in the first {len(values)} rows", Exit.USAGE
-        )
-    return ("parquet" if parquet else "csv"), columns, known
-
-
-def _look_at_csv(source: Path, label: str) -> tuple[Sequence[str], Sequence[str]]:
-    unpacked = gzip.open if source.suffix == ".gz" else open
-    with unpacked(source, "rt", encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text)
-        columns = list(reader.fieldnames or ())
-        return columns, list(_first(reader, label))
-
-
-def _first(reader: csv.DictReader[str], label: str) -> Iterator[str]:
-    for i, row in enumerate(reader):
-        if i >= ROWS_LOOKED_AT:
-            return
-        yield row.get(label) or ""
-
-
-def _look_at_parquet(source: Path, label: str) -> tuple[Sequence[str], Sequence[str]]:
-    import pyarrow.dataset as dataset
-
-    table = dataset.dataset(source)
-    columns = list(table.schema.names)
-    if label not in columns:
-        return columns, []
-    head = table.head(ROWS_LOOKED_AT, columns=[label]).column(label).to_pylist()
-    return columns, ["" if value is None else str(value) for value in head]
-
-
-def infer_task(values: Sequence[str]) -> Task:
-    """Two values: binary. Numbers of many values, or with fractions: regression. Else multiclass.
-
-    >>> infer_task(["0", "1", "1"]).value, infer_task(["1.5", "2", "7"]).value, infer_task(["a", "b", "c"]).value
-    ('binary', 'regression', 'multiclass')
-    """
-    different = set(values)
-    if len(different) == 2:
-        return Task.BINARY
-    try:
-        numbers = [float(value) for value in different]
-    except ValueError:
-        return Task.MULTICLASS
-    fractions = any(math.isfinite(n) and n != int(n) for n in numbers)
-    return Task.REGRESSION if fractions or len(different) > MANY_VALUES else Task.MULTICLASS
-
-
-def no_class(values: Sequence[str]) -> str:
-    """Why these values, which are not all numbers, are no classes that one could predict; empty if they may be.
-
-    >>> no_class([f"2013-01-{day:02}" for day in range(1, 31)])
-    'looks like a time: 30 different ones in 30 rows'
-    >>> no_class([f"order-{i}" for i in range(100)])
-    'looks like an id or free text: 100 different values in 100 rows'
-    >>> no_class(["AA", "UA", "DL"] * 10)
-    ''
-    """
-    different = set(values)
-    if len(different) <= MANY_VALUES:
-        return ""
-    if all(map(_is_time, different)):
-        return f"looks like a time: {len(different):,} different ones in {len(values):,} rows"
-    if len(different) >= NEARLY_ALL * len(values):
-        return f"looks like an id or free text: {len(different):,} different values in {len(values):,} rows"
-    return ""
-
-
-def _is_time(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True

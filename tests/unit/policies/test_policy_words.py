@@ -17,8 +17,8 @@ from policies.durations import spell_duration
 from policies.explain import explain
 from policies.fields import Shape
 from policies.metrics import METRICS, Task
-from policies.schema import ModelPolicy
-from policies.starter import Starter, starter_policy
+from policies.schema import ModelPolicy, NoWorseGate
+from policies.starter import NUMBERS, Starter, starter_policy
 
 REFERENCE = (REPOSITORY / "docs" / "policy.md").read_text()
 
@@ -153,10 +153,11 @@ def test_examples_in_words(path: Any) -> None:
 # ---------------------------------------------------------------- starter
 @pytest.mark.parametrize("source", ["csv", "parquet", "sql", "prediction-log"])
 @pytest.mark.parametrize(
-    "times", [{}, {"time": "at"}, {"time": "at", "label_time": "known at"}, {"time": "at", "label_delay": "6h"}]
+    "times",
+    [{}, {"time": "at"}, {"time": "at", "label_time": "known at"}, {"time": "at", "label_delay": timedelta(hours=6)}],
 )
 @pytest.mark.parametrize("task", list(Task))
-def test_starter_reads_back(task: Task, times: dict[str, str], source: Any) -> None:
+def test_starter_reads_back(task: Task, times: dict[str, Any], source: Any) -> None:
     """What `init` writes is a policy without problems, and says what it was told."""
     start = Starter(
         name="my-model",
@@ -165,7 +166,7 @@ def test_starter_reads_back(task: Task, times: dict[str, str], source: Any) -> N
         location="data/x.csv",
         query="SELECT 1",
         label="y",
-        exclude=("a b", "on"),
+        exclude={"a b": "names the rows", "on": ""},
         **times,
     )
     (one,) = read(starter_policy(start)).policies
@@ -191,10 +192,42 @@ def test_starter_takes_every_metric(metric: Any) -> None:
 
 
 def test_starter_gives_late_labels_time() -> None:
-    """Where labels take longer than a rollout may by default, the policy that `init` writes allows for it."""
-    start = Starter(name="m", task=Task.BINARY, source="csv", location="x.csv", label="y", time="t", label_delay="10d")
+    """Where labels take longer than a rollout may by default, the policy that `init` writes allows for it, however that is known."""
+    for late in ({"label_delay": timedelta(days=10)}, {"label_time": "known", "label_lag": timedelta(days=10)}):
+        start = Starter(name="m", task=Task.BINARY, source="csv", location="x.csv", label="y", time="t", **late)  # type: ignore[arg-type]
+        (one,) = read(starter_policy(start)).policies
+        assert one.policy.spec.rollout.deadline == timedelta(days=30)
+        assert one.policy.spec.rollout.bake > timedelta(days=10)
+
+
+@pytest.mark.parametrize("row_s", [0.004, 1.0, 60.0, 3600.0, 86_400.0, 800_000.0])
+@pytest.mark.parametrize("arrivals", [True, False])
+def test_starter_spans_are_numbers_of_rows(row_s: float, arrivals: bool) -> None:
+    """Whatever the pace of the rows, spans come within a twentieth of the numbers that the policy starts with."""
+    start = Starter(
+        name="m", task=Task.BINARY, source="csv", location="x.csv", label="y", time="t", row_s=row_s, arrivals=arrivals
+    )
     (one,) = read(starter_policy(start)).policies
-    assert one.policy.spec.rollout.deadline == timedelta(days=30)
+    spec = one.policy.spec
+    windows = [w for w in spec.train.windows if isinstance(w, timedelta)]
+    wanted = {spec.data.holdout: NUMBERS.holdout, spec.cooldown: NUMBERS.cooldown, spec.rollout.bake: NUMBERS.bake}
+    wanted |= dict(zip(windows, NUMBERS.windows, strict=True))
+    longest = timedelta(days=36_500)
+    for span, rows in wanted.items():
+        assert isinstance(span, timedelta)
+        assert span == longest or abs(span.total_seconds() - rows * row_s) <= 0.051 * rows * row_s
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_starter_margins_of_errors_are_in_the_label_unit(metric: str) -> None:
+    """How much worse still passes is a share of how far labels lie apart, since an error has the label's unit."""
+    start = Starter(
+        name="m", task=Task.REGRESSION, source="csv", location="x.csv", label="y", metric=metric, spread=1.2e7
+    )
+    (one,) = read(starter_policy(start)).policies
+    (gate,) = one.policy.spec.gates
+    assert isinstance(gate, NoWorseGate)
+    assert gate.no_worse_than_champion == pytest.approx(240_000)
 
 
 @settings(derandomize=True, deadline=None)
