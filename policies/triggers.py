@@ -52,8 +52,8 @@ class TriggerResult:
 
     @property
     def changed_at(self) -> datetime | None:
-        """When the newest change began that any leaf has seen: a short window may fire on what only a long one can date."""
-        return max((leaf.changed_at for leaf in self.leaves if leaf.changed_at), default=None)
+        """Since when it has been bad, as far back as any leaf has seen: a short window may fire on what only a long one can date."""
+        return min((leaf.changed_at for leaf in self.leaves if leaf.changed_at), default=None)
 
 
 def needs(node: TriggerNode) -> tuple[SignalQuery, ...]:

@@ -73,6 +73,8 @@ class Problem:
     fit_seed: int
     components: Mapping[str, Component]
     space: SearchSpace
+    since_change_s: float | None = None
+    """Seconds from the last change to the newest row; None if none is known."""
 
     @property
     def maximize(self) -> bool:
@@ -80,7 +82,7 @@ class Problem:
 
     def score(self, candidate: Candidate, fold: Fold) -> float:
         """Fit on the past part of the fold and score on the rest. Raises ValueError where there is nothing to fit on or no score."""
-        rows = within_window(fold, self.times, candidate.window_s)
+        rows = self._rows(fold, candidate.window_s)
         if reason := lacks(self.labels, rows, self.classes):
             raise ValueError(f"window {candidate.window_s or 0:g} s leaves {reason}")
         present, target = self._target(rows)
@@ -101,6 +103,14 @@ class Problem:
                 f"{self.metric} of a fold is {value}: nothing predicted positive, or predictions not finite"
             )
         return value
+
+    def _rows(self, fold: Fold, window_s: float | None) -> Indices:
+        """The fold's rows to fit on. A window since a change begins at the change in every fold, or it would reach behind it in the older."""
+        if self.times is not None and window_s is not None and window_s == self.since_change_s:
+            inside: Indices = fold.fit[self.times[fold.fit] > self.times[-1] - window_s]
+            if len(inside):
+                return inside
+        return within_window(fold, self.times, window_s)
 
     def _target(self, rows: Indices) -> tuple[Indices, pd.Series]:
         """The classes that occur in the rows, (p,), and the rows' targets as positions in those; a regression has none and its values."""

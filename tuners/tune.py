@@ -48,12 +48,13 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     policy = parse_policy(inputs["policy"])
     components = candidates(policy.spec.train, policy.spec.task, Path(inputs["policy_dir"]))
     champion: Mapping[str, Any] | None = inputs.get("champion")
-    space = build_space(policy.spec, components, since_change_s(inputs, policy.spec))
+    since_change = since_change_s(inputs, policy.spec)
+    space = build_space(policy.spec, components, since_change)
     if trials_of(policy.spec, champion) == 0:
         return untuned(policy, space, champion)
     prepared = Prepared.from_json(inputs["prepared"])
     spec = policy.spec.model_copy(update={"data": with_log_columns(policy.spec.data)})
-    problem = build_problem(spec, components, space, prepared)
+    problem = build_problem(spec, components, space, prepared, since_change)
     signature = sign(problem, prepared.fingerprint, champion, int(inputs["seed"]))
     search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]), trials_of(policy.spec, champion))
     study = resume(search)
@@ -87,15 +88,25 @@ def untuned(policy: ModelPolicy, space: SearchSpace, champion: Mapping[str, Any]
     }
 
 
-def build_problem(spec: Spec, components: Sequence[Component], space: SearchSpace, prepared: Prepared) -> Problem:
-    """The training rows in memory, divided into folds. Raises PermanentJobError if there are too few."""
+def build_problem(
+    spec: Spec,
+    components: Sequence[Component],
+    space: SearchSpace,
+    prepared: Prepared,
+    since_change: float | None = None,
+) -> Problem:
+    """The training rows in memory, divided into folds; `since_change`: seconds of the newest of them that the present world is made of.
+
+    Raises PermanentJobError if there are too few.
+    """
     frame = prepared.train_frame()
     labels = encode_labels(frame[spec.data.label], prepared.classes)
     times = _seconds(frame[spec.data.time]) if spec.data.time is not None else np.arange(len(frame), dtype=np.float64)
     classification = spec.task is not Task.REGRESSION
-    divided = folds.make_folds(
-        labels, times, classification=classification, seed=spec.train.seed, block=prepared.rows_holdout
-    )
+    block = prepared.rows_holdout
+    if since_change is not None and block is not None:
+        block = min(block, folds.block_after_change(times, since_change))
+    divided = folds.make_folds(labels, times, classification=classification, seed=spec.train.seed, block=block)
     if not divided:
         raise PermanentJobError(
             f"tune: the {len(frame)} training rows are too few to divide into rows to fit on and rows to score with every class in each;"
@@ -115,6 +126,7 @@ def build_problem(spec: Spec, components: Sequence[Component], space: SearchSpac
         fit_seed=spec.train.seed,
         components={component.name: component for component in components},
         space=space,
+        since_change_s=since_change,
     )
 
 
@@ -192,7 +204,8 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
         raise PermanentJobError(f"tune: all {known.ended} trials failed; the first: {reasons[0]}")
     space, metric = search.problem.space, search.problem.metric
     start = _champion_start(trials) if space.like_champion(champion) else None
-    best = known.best if start is None or beyond_noise(known.best, start, METRICS[metric]) else start
+    changed = search.problem.since_change_s is not None  # then what worked before has no claim to stay
+    best = known.best if start is None or changed or beyond_noise(known.best, start, METRICS[metric]) else start
     chosen = space.suggest(optuna.trial.FixedTrial(best.params))
     return {
         **_candidate_json(chosen),
