@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from flights import T0, flights, policy_json
+from hypothesis import given
+from hypothesis import strategies as st
 from served_columns import as_columns
 
 import serving.model
@@ -23,6 +25,7 @@ from pipelines.data.profile import read_profile
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import METRICS, Task
 from policies.schema import FloatRange, ModelPolicy
+from tuners.folds import Fold, within_window
 
 FEATURES = (
     Feature("carrier", FeatureKind.CATEGORICAL),
@@ -33,6 +36,7 @@ FEATURES = (
 SMALL: dict[str, dict[str, Any]] = {
     "sklearn.hist_gradient_boosting": {"max_iter": 8},
     "sklearn.random_forest": {"n_estimators": 5},
+    "sklearn.extra_trees": {"n_estimators": 20},
 }
 CASES = [
     (name, task)
@@ -77,8 +81,6 @@ def fitted(
         frame,
         component,
         {**SMALL.get(component.name, {}), **parameters},
-        None,
-        7,
         features=features,
         classes=LABELS[task][1],
     )
@@ -188,22 +190,28 @@ def test_text_linear_needs_text() -> None:
         fitted(registry.get("sklearn.text_linear"), Task.BINARY, rows(60), FEATURES[:3])
 
 
-def test_a_class_without_rows_in_the_window() -> None:
-    """Every class must occur, or scores would lack a column."""
-    frame = rows(200)
-    frame["late"] = (frame.index < 100).astype(int)
-    policy = policy_of(Task.BINARY)
-    with pytest.raises(PermanentJobError, match="the window of 3600 s holds no row of the class 1; take a longer one"):
-        training.fit_component(
-            policy,
-            frame,
-            registry.get("sklearn.hist_gradient_boosting"),
-            {},
-            3600.0,
-            0,
-            features=FEATURES,
-            classes=[0, 1],
-        )
+def test_a_model_knows_the_classes_that_occur() -> None:
+    """Of many classes those in the rows, in the same order, however the labels are spelt; a regression has none."""
+    some = pd.Series(["b", None, "c", "b"])
+    assert training.present_classes(some, Task.MULTICLASS, ["a", "b", "c", "d"]) == ("b", "c")
+    assert training.present_classes(pd.Series([2.0, 1.0]), Task.MULTICLASS, [1, 2, 3]) == (1, 2)
+    assert training.present_classes(pd.Series([1.5, 2.5]), Task.REGRESSION, None) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "classes", "absent"),
+    [
+        (Task.BINARY, [0, 0, 0], [0, 1], "1"),
+        (Task.BINARY, [], [0, 1], "0"),
+        (Task.MULTICLASS, ["b", "b"], ["a", "b", "c"], "'a'"),
+        (Task.MULTICLASS, [None], ["a", "b", "c"], "'a'"),
+    ],
+)
+def test_a_class_without_rows_in_the_window(task: Task, labels: list[Any], classes: list[Any], absent: str) -> None:
+    """Two must occur, and both of a binary task, or there is nothing to tell apart."""
+    message = f"its {len(labels)} rows hold no row of the class {absent}; take a longer one"
+    with pytest.raises(PermanentJobError, match=message):
+        training.present_classes(pd.Series(labels, dtype=object), task, classes)
 
 
 def test_many_categories_are_no_problem() -> None:
@@ -259,6 +267,16 @@ def test_windowed_keeps_the_newest_rows() -> None:
     assert training.windowed(frame, "scheduled_at", 3600.0)["flight"].tolist() == [96, 97, 98, 99]
     assert frame["scheduled_at"].min() == pd.Timestamp(T0)
     assert training.windowed(frame, None, None) is frame
+    assert training.windowed(frame, None, 3.0)["flight"].tolist() == [97, 98, 99]
+    assert training.windowed(frame, None, 1e9)["flight"].tolist() == list(range(100))
+
+
+@given(st.integers(1, 50), st.floats(0.001, 100))
+def test_windows_of_rows_are_those_that_the_search_fits(count: int, window_s: float) -> None:
+    """Without a time the final model has the rows that a candidate of that window would have: one second each, and never none."""
+    frame = pd.DataFrame({"row": range(count)})
+    searched = within_window(Fold(np.arange(count), np.arange(0)), np.arange(float(count)), window_s)
+    assert training.windowed(frame, None, window_s)["row"].tolist() == searched.tolist() != []
 
 
 def test_ranges_of_a_space_are_the_policys_types() -> None:

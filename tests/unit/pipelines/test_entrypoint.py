@@ -91,7 +91,7 @@ def fit(folder: Path, target: str = "owners:fit", **parameters: Any) -> Fitted:
         policy_json(train={"component": None, "entrypoint": target, "code": str(folder)})
     )
     (component,) = candidates(policy.spec.train, Task.BINARY, Path("/"))
-    return training.fit_component(policy, frame, component, parameters, None, 1, features=FEATURES, classes=[0, 1])
+    return training.fit_component(policy, frame, component, parameters, features=FEATURES, classes=[0, 1])
 
 
 def save(model: Fitted, folder: Path, frame: pd.DataFrame) -> str:

@@ -118,6 +118,34 @@ def test_a_snapshot_that_rewrites_history_is_held(tmp_path: Path, change: Any, k
     assert "fingerprint" not in out
 
 
+def test_a_source_that_insists_is_believed(tmp_path: Path) -> None:
+    """Labels that came in broken are not known to be. Once they are mended the rows are held, for nobody knows which version is right; when
+    another snapshot says the same again they are taken, and so is what is new."""
+    run(tmp_path, first(4_000))
+    rng = np.random.default_rng(1)
+    new = ALL.index >= 4_000
+    broken = ALL.assign(late=np.where(new & (rng.random(len(ALL)) < 0.4), 1 - ALL["late"], ALL["late"]))
+    assert run(tmp_path, broken[:4_500])["rows_held"] == 0
+    mended = run(tmp_path, first(ROWS))
+    assert kinds(mended) == {"labels_rewritten"}
+    assert mended["rows_held"] == 1_000
+    assert run(tmp_path, first(ROWS))["rows_held"] == 1_000, "the same snapshot again says nothing new"
+    assert run(tmp_path, first(5_500))["rows_held"] == 0
+    assert run(tmp_path, first(6_000))["rows_held"] == 0
+
+
+def test_what_was_refused_is_forgotten_when_the_source_takes_it_back(tmp_path: Path) -> None:
+    """Broken, sound, broken again in the same way is no insistence."""
+    run(tmp_path, first(4_000))
+
+    def broken(rows: int) -> pd.DataFrame:
+        return first(rows).assign(late=lambda f: np.where(f.index.isin(range(3_500, 4_000)), 1 - f["late"], f["late"]))
+
+    for rows, is_broken in ((4_250, True), (4_500, False), (4_750, True)):
+        out = run(tmp_path, broken(rows) if is_broken else first(rows))
+        assert (out["rows_held"] > 0) == is_broken, f"{rows:,} rows"
+
+
 def test_late_labels_and_a_few_corrections_are_no_fault(tmp_path: Path) -> None:
     """A hundredth of the labels is corrected, a column is added, and later rows mature: nothing is held, the column is said."""
     frame = first(4_500)

@@ -11,7 +11,7 @@ from flights import flights, spec_of
 
 from pipelines.data.features import Feature, FeatureKind, features_from_json, model_frame
 from pipelines.data.kinds import infer_features, kind_of
-from pipelines.data.labels import classes_of, decode_label, encode_labels
+from pipelines.data.labels import classes_of, classes_with, decode_label, encode_labels
 from pipelines.jobs.port import PermanentJobError
 from policies.metrics import Task
 
@@ -31,6 +31,23 @@ def test_classes_are_sorted_json_values(values: list[Any], classes: list[Any]) -
     found = classes_of(pd.Series(values), Task.MULTICLASS)
     assert found == classes
     assert [type(value) for value in found or ()] == [type(value) for value in classes]
+
+
+@pytest.mark.parametrize(
+    ("known", "values", "classes"),
+    [
+        (["a", "b"], ["c", None, "a"], ["a", "b", "c"]),
+        ([0, 1], [1.0, 0.0], [0, 1]),
+        ([1, 2], [3.0, 2.0], [1, 2, 3]),
+        (["a", 1], ["b"], [1, "a", "b"]),
+        (["a", "b"], [None], ["a", "b"]),
+        (None, [1.5], None),
+    ],
+)
+def test_new_classes_join_the_known_ones(known: list[Any] | None, values: list[Any], classes: list[Any] | None) -> None:
+    """Sorted as ever, each once however it is spelt, and none is lost; a regression has none."""
+    task = Task.REGRESSION if known is None else Task.MULTICLASS
+    assert classes_with(known, pd.Series(values, dtype=object), task) == classes
 
 
 def test_codes_meet_across_spellings() -> None:

@@ -218,3 +218,17 @@ def test_labelled_rows_are_joined_and_labels_from_the_future_are_not_seen(tmp_pa
     seen = read_labelled(FolderLog(tmp_path), labels_until=hours(5), keep_unlabelled=True)
     assert seen["label"].tolist() == [1, None, None, None]
     assert seen["label_at"].notna().tolist() == [True, False, False, False]
+
+
+def test_labelled_rows_are_counted_once(tmp_path: Path) -> None:
+    """Live rows of the span, of whatever version, each id once, whose label had come; shadow copies and unlabelled rows not."""
+    rows = [prediction(str(i), hours(i)) for i in range(5)]
+    rows += [prediction("1", hours(1.5), version=2), prediction("2", hours(2), role="shadow", version=2)]
+    write_segment(tmp_path / "predictions", "a", rows)
+    come = [label("0", hours(1), 1), label("1", hours(2), 0), label("1", hours(3), 1), label("3", hours(9), 1)]
+    write_segment(tmp_path / "labels", "a", [*come, label("4", hours(5), None)])
+    log = FolderLog(tmp_path)
+    assert log.count_labelled(since=hours(0), until=hours(5), labels_until=hours(10)) == 3
+    assert log.count_labelled(since=hours(0), until=hours(5), labels_until=hours(8)) == 2
+    assert log.count_labelled(since=hours(1), until=hours(3), labels_until=hours(10)) == 1
+    assert log.count_labelled(since=hours(6), until=hours(7), labels_until=hours(10)) == 0

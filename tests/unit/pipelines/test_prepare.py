@@ -141,9 +141,78 @@ def test_split_keeps_past_and_future_apart(minutes: list[int], seed: int, holdou
     if train.any():
         assert time[train].max() < start
         if window is not None:
-            assert start - time[train].min() <= max(spec.train.windows)
+            assert spec.train.longest_window is not None
+            assert start - time[train].min() <= spec.train.longest_window
     if window is None:
         assert ((train | kept) == counts).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    gaps=st.lists(st.integers(0, 3), min_size=1, max_size=700),
+    changed=st.integers(-10, 1500),
+    holdout=st.sampled_from([0.1, 0.2, 0.8, "1h", "12h"]),
+    window=st.sampled_from(["since_change", "all", ["since_change", "4h"], ["2h", "4h"]]),
+)
+def test_split_leaves_something_of_the_new_world(gaps: list[int], changed: int, holdout: Any, window: Any) -> None:
+    """After a change the hold-out is never larger than without one, still the newest rows, and at most a third of the rows since, if that
+    is 100 or more; else all is as without a change. Training stays strictly older, and windows without bound leave nothing out."""
+    spec = spec_of(data={"holdout": holdout}, train={"window": window})
+    moments = [T0 + timedelta(minutes=int(m)) for m in np.cumsum(gaps)]
+    time = pd.Series([pd.Timestamp(moment) for moment in moments]).dt.as_unit("us")
+    counts, at = np.ones(len(gaps), dtype=bool), T0 + timedelta(minutes=changed)
+    plain_train, plain = prepare.split(time, counts, spec)
+    train, kept = prepare.split(time, counts, spec, at)
+    start = time[kept].min()
+    assert kept[-1]
+    assert (kept == (time >= start).to_numpy()).all()
+    assert not (kept & ~plain).any()
+    if train.any():
+        assert time[train].max() < start
+    since = (time >= at).to_numpy()
+    third = int(since.sum()) // 3
+    if third >= prepare.HOLDOUT_ROWS_MIN:
+        assert (kept & (time > start).to_numpy()).sum() < third
+    else:
+        assert (kept == plain).all()
+        assert (train == plain_train).all()
+    if spec.train.longest_window is None:
+        assert (train | kept).all()
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(0, 99),
+    st.sampled_from([0.1, 0.5, "30s", "2m"]),
+    st.sampled_from([None, "20s", "2m"]),
+)
+def test_split_without_a_time_takes_a_row_for_a_second(rows: int, seed: int, holdout: Any, window: Any) -> None:
+    """As if each row had come a second after the one before."""
+    spec = spec_of(data={"holdout": holdout}, train={"window": window})
+    counts = np.random.default_rng(seed).random(rows) < 0.8
+    seconds = pd.Series(pd.date_range(T0, periods=rows, freq="s")).dt.as_unit("us")
+    timed, untimed = prepare.split(seconds, counts, spec), prepare.split(None, counts, spec)
+    assert all((one == other).all() for one, other in zip(timed, untimed, strict=True))
+
+
+def test_the_hold_out_is_cut_short_after_a_change(folder: Path) -> None:
+    """The moment of the cycle reaches the split only where the policy has a window since the change; what is held out is dated."""
+    changed = (T0 + timedelta(minutes=15 * 250)).isoformat()
+    inputs = {
+        "policy_dir": str(folder),
+        "home": str(folder / "home"),
+        "now": end_of(flights(600)).isoformat(),
+        "model": "m",
+    }
+    found = {}
+    for window in ("all", "since_change"):
+        policy = policy_json(train={"window": window}, data={"holdout": 0.4})
+        out = prepare.run({**inputs, "policy": policy, "changed_at": changed}, context(folder))
+        found[window] = (out["rows_train"], out["rows_holdout"])
+        held_out = pd.read_parquet(out["holdout"])["scheduled_at"]
+        assert datetime.fromisoformat(out["holdout_from"]) == held_out.min()
+        assert datetime.fromisoformat(out["holdout_to"]) == held_out.max()
+    assert found == {"all": (360, 240), "since_change": (484, 116)}
 
 
 def test_too_few_rows(folder: Path) -> None:
