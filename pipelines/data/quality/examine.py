@@ -194,14 +194,28 @@ class _Examination:
         if len(rows) < ROWS_MIN:
             self.blocks.append(old)  # the source no longer holds it
             return
-        if old.digest == digest_of(self.whole[rows]):
-            self.blocks.append(old)
+        digest = digest_of(self.whole[rows])
+        if old.digest == digest:
+            self.blocks.append(replace(old, refused="", refused_end=0))
             return
         new = replace(self._summary(rows), start=old.start, end=old.end)
         history = History(blocks=tuple(b for b in self.known.blocks if b.end <= old.end))
         found = _faults(history, new, self.table.shape)
-        found += rewritten_faults(old, new, self._labels_again(old, rows), self.table.shape)
-        self._settle(replace(new, reach=old.reach), beyond, self._meant(found), otherwise=old)
+        if not self._is_insisted_on(old, digest):
+            found += rewritten_faults(old, new, self._labels_again(old, rows), self.table.shape)
+        self._settle(replace(new, reach=old.reach), beyond, self._meant(found), otherwise=self._refused(old, digest))
+
+    def _is_insisted_on(self, old: Block, digest: str) -> bool:
+        """Whether an older snapshot had the same other rows in this stretch. Nobody knows which version was the broken one; a source that
+        says the same again, in another snapshot, is believed, or rows that came in broken would be held for ever once they are mended."""
+        return bool(old.refused) and old.refused == digest and self._newest() > old.refused_end
+
+    def _refused(self, old: Block, digest: str) -> Block:
+        return old if old.refused == digest else replace(old, refused=digest, refused_end=self._newest())
+
+    def _newest(self) -> int:
+        counted = self.table.ordinal[self.table.counts]
+        return int(counted[-1]) if len(counted) else 0
 
     def _labels_again(self, old: Block, rows: NDArray[np.intp]) -> dict[str, int]:
         assert self.table.shape.label is not None

@@ -80,6 +80,10 @@ class Block:
     """Share of rows that equal an earlier row of the block."""
     digest: str = ""
     """Of the rows with their labels, whatever their order: equal digests, equal rows."""
+    refused: str = ""
+    """Digest of the same stretch in a later snapshot that had other rows there and was not believed; empty if there was none."""
+    refused_end: int = 0
+    """As `end`: of the newest row of that snapshot."""
     reach: int = 0
     """As `end`, where later blocks were given up and only this one still speaks for their rows; else 0."""
     repeated: float | None = None
