@@ -45,7 +45,7 @@ def judge_refit(
         answers = align(given.scores, model.classes, hold_out.classes)[hold_out.usable]
     except AnswersError as error:
         return _does_not_work(Verdict.FAIL if isinstance(error, WrongAnswersError) else Verdict.ERROR, error)
-    return _compare(
+    return compare_refit(
         metric, replace(challenge.scored, challenger=answers, champion=challenge.scored.challenger), challenge.seed
     )
 
@@ -54,7 +54,7 @@ def _does_not_work(verdict: Verdict, error: AnswersError) -> GateResult:
     return GateResult(gate=REFIT, verdict=verdict, sentence=f"refit: it does not work: {error}")
 
 
-def _compare(metric: str, scored: Scored, seed: int) -> GateResult:
+def compare_refit(metric: str, scored: Scored, seed: int) -> GateResult:
     """`scored`: the refit in the challenger's place, the judged model in the champion's."""
     assert scored.champion is not None
     refit, judged = scored.score(metric, scored.challenger), scored.score(metric, scored.champion)

@@ -13,14 +13,17 @@ from model_folders import context, hold_out, model_folder, policy
 
 from evaluators.answers import Answers, AnswersError, ModelFolder, align
 from evaluators.judge import judge, run
+from evaluators.refit import compare_refit
+from evaluators.scored import Scored, Verdict
 from pipelines.jobs.port import PermanentJobError, RetryableJobError
+from policies.metrics import Task
 
 NO_WORSE = {"metric": "roc_auc", "no_worse_than_champion": 0.01}
 
 
 def _judge(tmp_path: Path, challenger: Path, *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
     inputs = {
-        "policy": policy(*gates),
+        "policy": changes.pop("policy", None) or policy(*gates),
         "home": str(tmp_path),
         "prepared": changes.pop("prepared", None) or hold_out(tmp_path / "holdout.parquet"),
         "model_dir": str(challenger),
@@ -101,7 +104,7 @@ def test_champion_that_does_not_work_is_an_error_only_for_comparisons(tmp_path: 
     assert "champion v7 could not answer the hold-out rows: the scoring process ended" in result["sentence"]
 
 
-def test_champion_that_knows_other_classes_is_compared_on_the_common_ones(tmp_path: Path) -> None:
+def test_champion_that_knows_other_classes_iscompare_refitd_on_the_common_ones(tmp_path: Path) -> None:
     """A class that only the challenger knows counts as probability 0 from the champion; column orders are matched by class."""
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 3, 900)
@@ -324,3 +327,126 @@ def test_baselines_are_scored_beside_every_verdict_and_said_when_they_win(tmp_pa
     asked = _judge_times(tmp_path, prepared, NOT_WORSE, {"baseline": "best", "metric": "accuracy"})
     assert asked["verdict"] == "fail"
     assert "against 'same as last label'" in asked["sentence"]
+
+
+# ---------------------------------------------------------------- the refit that is to serve
+def test_a_refit_that_holds_is_one_more_gate(tmp_path: Path) -> None:
+    """It answers the same rows, and the verdict says how. The scores, and what was used of the rows, are those of the model judged."""
+    champion = model_folder(tmp_path / "7", columns=["bad"])
+    judged = model_folder(tmp_path / "8", columns=["good"])
+    given = {"champion": {"number": 7, "model_dir": str(champion)}}
+    plain = _judge(tmp_path, judged, NO_WORSE, **given)
+    refit = model_folder(tmp_path / "8r", columns=["good"])
+    result = _judge(tmp_path, judged, NO_WORSE, refit_dir=str(refit), **given)
+    assert result["verdict"] == "pass"
+    assert [gate["gate"] for gate in result["gates"]][-1] == "refit holds"
+    assert result["gates"][:-1] == plain["gates"]
+    assert result["sentence"].startswith("passed all 1 gate; roc_auc: challenger .8")
+    score = f"{plain['scores']['roc_auc']:.3f}".removeprefix("0")
+    assert result["sentence"].endswith(
+        f"; refit: roc_auc {score} against {score} of the model that was judged, on 1,500 rows that it knows"
+    )
+    for key in ("scores", "champion_scores", "used", "rows", "baselines"):
+        assert result[key] == plain[key]
+    assert [gate["gate"] for gate in plain["gates"]] == ["loads and predicts", plain["gates"][1]["gate"]]
+
+
+def test_a_refit_that_is_shown_worse_fails(tmp_path: Path) -> None:
+    """On rows that it has been fitted on it should look better, so something is wrong with it."""
+    judged, refit = model_folder(tmp_path / "8", columns=["good"]), model_folder(tmp_path / "8r", columns=["bad"])
+    result = _judge(tmp_path, judged, refit_dir=str(refit))
+    assert result["verdict"] == "fail"
+    assert result["sentence"].startswith("fail: refit: roc_auc .6")
+    assert "better by at most -." in result["sentence"]
+    assert result["estimator"] is None
+    turned = _judge(tmp_path / "turned", model_folder(tmp_path / "9", columns=["bad"]), refit_dir=str(judged),
+                    prepared=hold_out(tmp_path / "holdout.parquet"))  # fmt: skip
+    assert turned["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("misbehaves", "verdict", "words"),
+    [
+        ({"exit": True}, "error", "error: refit: it does not work: the scoring process ended with exit code 1"),
+        ({"nan": True}, "fail", "fail: refit: it does not work: 1 of 1,500 rows were answered with NaN or infinity"),
+        (
+            {"classes": (1, 2)},
+            "fail",
+            "fail: refit: it does not work: it tells [1, 2] apart, but the labels are [0, 1]",
+        ),
+        (None, "fail", "fail: refit: it does not work: "),
+    ],
+)
+def test_a_refit_that_does_not_work(
+    tmp_path: Path, misbehaves: dict[str, Any] | None, verdict: str, words: str
+) -> None:
+    """As with the challenger itself: a process that dies is an error, a model at fault, or none at all, a failure."""
+    if misbehaves is not None:
+        model_folder(tmp_path / "8r", columns=["good"], **misbehaves)
+    judged = model_folder(tmp_path / "8", columns=["good"])
+    result = _judge(tmp_path, judged, refit_dir=str(tmp_path / "8r" / "model"))
+    assert (result["verdict"], result["sentence"][: len(words)]) == (verdict, words)
+    assert result["scores"]["roc_auc"] > 0.8
+    assert [gate["verdict"] for gate in result["gates"]] == ["pass", verdict]
+
+
+def test_a_refit_is_not_asked_where_a_gate_said_no(tmp_path: Path) -> None:
+    """There is nothing to serve then."""
+    result = _judge(
+        tmp_path, model_folder(tmp_path / "8", columns=["bad"]), {"metric": "roc_auc", "at_least": 0.9},
+        refit_dir=str(model_folder(tmp_path / "8r", columns=["good"], exit=True)),
+    )  # fmt: skip
+    assert result["verdict"] == "fail"
+    assert len(result["gates"]) == 2
+
+
+def test_rows_that_leave_the_objective_undefinedcompare_refit_no_refit(tmp_path: Path) -> None:
+    """Of one class only, no ROC can be drawn, of either model: it works, and no more is known; of the refit alone: inconclusive."""
+    prepared = hold_out(tmp_path / "holdout.parquet")
+    rows = pd.read_parquet(prepared["holdout"])
+    rows.assign(late=0).to_parquet(prepared["holdout"])
+    judged, refit = model_folder(tmp_path / "8", columns=["good"]), model_folder(tmp_path / "8r", columns=["bad"])
+    result = _judge(tmp_path, judged, refit_dir=str(refit), prepared=prepared)
+    assert result["verdict"] == "pass"
+    assert result["sentence"].endswith("; refit: answered 1,500 rows, which cannot tell how it compares by roc_auc")
+    rows.assign(never=0.1).to_parquet(prepared["holdout"])
+    silent = model_folder(tmp_path / "9r", columns=["never"])
+    result = _judge(tmp_path, judged, refit_dir=str(silent), prepared=prepared, policy=policy(metric="precision"))
+    assert result["verdict"] == "inconclusive"
+    assert "precision is not defined for the refit: no row is predicted positive" in result["sentence"]
+
+
+def test_the_estimator_rests_on_answers_to_rows_that_were_not_seen(tmp_path: Path) -> None:
+    """The refit knows the hold-out rows and is too sure of them; what it will score by is fitted on the answers of the model judged. If
+    the two tell other classes apart, there is none."""
+    judged, refit = model_folder(tmp_path / "8", columns=["good"]), model_folder(tmp_path / "8r", columns=["sure"])
+    prepared = hold_out(tmp_path / "holdout.parquet")
+    rows = pd.read_parquet(prepared["holdout"])
+    rows.assign(sure=np.where(rows["late"] == 1, 0.99, 0.01)).to_parquet(prepared["holdout"])
+    made = {}
+    for name, folder in (("plain", None), ("refit", str(refit))):
+        result = _judge(tmp_path, judged, refit_dir=folder, prepared=prepared)
+        assert result["verdict"] == "pass"
+        made[name] = Path(result["estimator"]).read_bytes()
+    assert made["plain"] == made["refit"]
+    turned = model_folder(tmp_path / "9r", columns=["bad"], classes=(1, 0))
+    rows.assign(bad=1 - rows["good"]).to_parquet(prepared["holdout"])
+    result = _judge(tmp_path, judged, refit_dir=str(turned), prepared=prepared)
+    assert (result["verdict"], result["estimator"]) == ("pass", None)
+    assert "classes" in result["estimator_said"]
+
+
+def test_a_sound_refit_is_refused_in_at_most_one_of_twenty() -> None:
+    """Even one that has learnt nothing from the rows: 1,000 pairs of models that are equally good fail at most at 5 %, give or take three
+    standard errors; one that errs on 5 points more of 2,000 rows is found in most."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros(2000)
+
+    def fails(extra: float) -> bool:
+        right = rng.random((2, 2000)) < np.array([[0.8], [0.8 - extra]])
+        judged, refit = (np.where(each, 0.2, 0.8) for each in right)
+        scored = Scored(task=Task.BINARY, labels=labels, classes=2, threshold=0.5, challenger=refit, champion=judged)
+        return compare_refit("accuracy", scored, 0).verdict is Verdict.FAIL
+
+    assert 0.01 < np.mean([fails(0.0) for _ in range(1000)]) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+    assert np.mean([fails(0.05) for _ in range(200)]) > 0.9
