@@ -151,6 +151,21 @@ def test_the_same_model_again_is_refused(twin: Any, words: str) -> None:
     assert decision.sentence == f"the retrained model is the same as v{twin.number}, which {words}"
 
 
+REFIT = {
+    "model_dir": "/models/refit", "model_digest": "sha256:refit", "rows": 1200, "trained_to": NOW.isoformat(), "train_s": 1.0,
+}  # fmt: skip
+
+
+def test_a_refit_that_serves_already_is_the_same_model_again() -> None:
+    """With a refit, what a version holds is the refit, so that is what a twin is known by; the model judged is nobody's."""
+    made = at_work(Phase.TRAINING)
+    trained = succeeded({**OUTPUTS["training"], "refit": REFIT})
+    for digest, outcome in (("sha256:refit", Outcome.REJECTED), ("sha256:new", None)):
+        champion = version(2, VersionStatus.CHAMPION, lineage={"model_digest": digest, "verdict": "pass"})
+        decision = decide(look(replace(made, versions={**made.versions, 2: champion}), job=trained), NOW)
+        assert (decision.closed.outcome if decision.closed else None) is outcome
+
+
 def test_a_retired_twin_may_come_back() -> None:
     """The world may have gone back to what it was: that a model once retired is no reason to refuse it."""
     made = at_work(Phase.TRAINING)
@@ -219,6 +234,17 @@ def test_a_packaged_version_carries_its_lineage() -> None:
     assert new.lineage["verdict"] == "pass"
     assert new.lineage["model_digest"] == "sha256:new"
     assert made.champion == 2
+
+
+def test_a_version_is_the_refit_with_the_verdict_on_what_was_judged() -> None:
+    """Its content, rows and newest row are the refit's; scores, and the rows they are of, those of the model judged."""
+    outputs = {
+        **OUTPUTS, "training": {**OUTPUTS["training"], "refit": REFIT}, "judging": {**OUTPUTS["judging"], "rows": 200},
+    }  # fmt: skip
+    made = with_cycle(at_work(Phase.PACKAGING), outputs={k: v for k, v in outputs.items() if k != "packaging"})
+    new = decide(look(made, job=succeeded(OUTPUTS["packaging"])), NOW).after.versions[3]
+    assert (new.lineage["model_digest"], new.lineage["rows"], new.trained_to) == ("sha256:refit", 1200, NOW)
+    assert (new.lineage["component"], new.lineage["judged_rows"], new.scores) == ("c", 200, {"accuracy": 0.8})
 
 
 # ---------------------------------------------------------------- compute

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from controller_states import HOUR, NAME, NOW, OUTPUTS, hold, look, newborn, policy, state, succeeded, with_cycle
+from controller_states import DAY, HOUR, NAME, NOW, OUTPUTS, hold, look, newborn, policy, state, succeeded, with_cycle
 
 from controller.budget import compute_left_s
 from controller.cycle import JOB_PHASES
@@ -16,6 +17,7 @@ from controller.phases import job_id
 from controller.state import ModelState, Phase
 from controller.store.codec import decode, encode
 from controller.work import ENTRIES, wanted_job
+from pipelines.jobs.port import JobSpec
 from policies.schema import ModelPolicy
 
 HOME = Path("/srv/ratchet")
@@ -110,6 +112,41 @@ def test_annotations_hold_no_clock() -> None:
     assert spec is not None
     assert spec.inputs["annotations"]["dev.ratchet.data"] == "sha256:data"
     assert spec.inputs["model_dir"] == OUTPUTS["training"]["model_dir"]
+
+
+def test_the_judge_gets_both_fits_and_packaging_the_second() -> None:
+    """What was trained on fewer rows is judged, the refit is looked at beside it, and only the refit is packaged."""
+    refit = {"model_dir": "/models/refit", "model_digest": "sha256:refit", "rows": 1200, "trained_to": NOW.isoformat()}
+    for phase in (Phase.JUDGING, Phase.PACKAGING):
+        made = asked(phase)
+        assert made.cycle is not None
+        outputs = {**made.cycle.outputs, "training": {**OUTPUTS["training"], "refit": refit}}
+        plain, both = spec_of(made), spec_of(with_cycle(made, outputs=outputs))
+        assert isinstance(plain, JobSpec)
+        assert isinstance(both, JobSpec)
+        if phase is Phase.JUDGING:
+            assert (plain.inputs["model_dir"], plain.inputs["refit_dir"]) == (OUTPUTS["training"]["model_dir"], None)
+            assert (both.inputs["model_dir"], both.inputs["refit_dir"]) == (plain.inputs["model_dir"], "/models/refit")
+        else:
+            assert both.inputs["model_dir"] == "/models/refit"
+            assert both.inputs["annotations"] != plain.inputs["annotations"]
+
+
+def test_the_judge_is_told_up_to_when_the_champion_knows_the_rows() -> None:
+    """A refit has been fitted on rows that may be asked again."""
+    spec = spec_of(asked(Phase.JUDGING))
+    assert isinstance(spec, JobSpec)
+    assert spec.inputs["champion"]["trained_to"] == (NOW - 10 * DAY).isoformat()
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.TUNING, Phase.TRAINING])
+@pytest.mark.parametrize("changed_at", [NOW - 5 * HOUR, None])
+def test_jobs_are_told_when_the_world_changed(phase: Phase, changed_at: datetime | None) -> None:
+    """The same moment in each, also after a stay in the store."""
+    made = with_cycle(asked(phase), changed_at=changed_at)
+    spec = spec_of(decode(ModelState, encode(made), where="test"))
+    assert isinstance(spec, JobSpec)
+    assert spec.inputs["changed_at"] == (changed_at.isoformat() if changed_at else None)
 
 
 # ---------------------------------------------------------------- compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,55 @@ def test_only_live_answers_of_the_champion_count(tmp_path: Path) -> None:
     _labelled(_log(tmp_path), [90] * 10, [0, 1] * 5, [0.9, 0.1] * 5, prefix="s", role="shadow")
     _labelled(_log(tmp_path), [90] * 10, [0, 1] * 5, [0.9, 0.1] * 5, prefix="v", version=8)
     assert _look(tmp_path, AUC)["signals"]["auc"]["rows"] == 10
+
+
+MAE = {**AUC, "key": "mae", "metric": "mae"}
+
+
+def test_performance_says_how_sure_it_is(tmp_path: Path) -> None:
+    """The standard error of a mean of 400 independent errors is theirs over 20, give or take the 16 % of 20 blocks; of few rows none."""
+    rng = np.random.default_rng(0)
+    errors = np.abs(rng.normal(size=400))
+    model_folder(tmp_path / "7", task="regression", classes=None, fake=False)
+    _labelled(_log(tmp_path), np.linspace(61, 179, 400).tolist(), [0.0] * 400, errors.tolist())
+    asked = policy(task="regression", metric="mae", label_delay="1h")
+    signal = _look(tmp_path, MAE, policy=asked)["signals"]["mae"]
+    assert signal["value"] == pytest.approx(errors.mean())
+    assert signal["stderr"] == pytest.approx(errors.std() / 20, rel=0.5)
+    few = _look(tmp_path, {**MAE, "window_s": 600.0}, policy=asked)["signals"]["mae"]
+    assert few["rows"] < 40
+    assert few["value"] is not None
+    assert (few["stderr"], few["changed_at"]) == (None, None)
+
+
+def test_a_change_is_dated_by_the_answers_of_all_versions(tmp_path: Path) -> None:
+    """The champion may be younger than the change: what served before was right until 100 minutes ago, and wrong from then on."""
+    minutes = np.linspace(175, 65, 220)
+    right = np.where(minutes > 100, 0.9, 0.2).tolist()
+    older = int((minutes > 80).sum())
+    for version, rows in ((6, slice(0, older)), (7, slice(older, None))):
+        _labelled(
+            _log(tmp_path),
+            minutes[rows].tolist(),
+            [1] * len(minutes[rows]),
+            right[rows],
+            version=version,
+            prefix=f"v{version}-",
+        )
+    signal = _look(tmp_path, {**AUC, "metric": "accuracy"})["signals"]["auc"]
+    assert (signal["value"], signal["rows"]) == (0.0, 220 - older)
+    dated = NOW - datetime.fromisoformat(signal["changed_at"])
+    assert timedelta(minutes=99.4) < dated <= timedelta(minutes=100)
+
+
+def test_answers_of_a_version_that_cannot_be_read_date_no_change(tmp_path: Path) -> None:
+    """Other versions' NaN or strange scores leave the date unknown, and the champion's score as it is."""
+    minutes = np.linspace(119, 65, 100).tolist()
+    _labelled(_log(tmp_path), minutes, [1] * 50 + [0] * 50, [0.9] * 50 + [0.8] * 50)
+    assert _look(tmp_path, {**AUC, "metric": "accuracy"})["signals"]["auc"]["changed_at"] is not None
+    _labelled(_log(tmp_path), [121] * 3, [1] * 3, [float("nan")] * 3, version=6, prefix="v6-")
+    signal = _look(tmp_path, {**AUC, "metric": "accuracy"})["signals"]["auc"]
+    assert (signal["value"], signal["changed_at"]) == (0.5, None)
 
 
 def test_label_delay_is_observed_where_the_policy_gives_none(tmp_path: Path) -> None:
