@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -113,6 +114,7 @@ def read_stream(policy: ModelPolicy, policy_dir: Path, data: Path | None, log_di
 
 def kept_in(stream: Stream, folder: Path) -> Stream:
     """The same stream, read from a file in `folder`, which is written here, whatever becomes of its source."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_parquet(stream.frame, folder / FILE)
     spec = _replaced(stream.spec, data={"source": {"kind": "parquet", "path": str(folder / FILE)}})
     return dataclasses.replace(stream, policy=stream.policy.model_copy(update={"spec": spec}))
@@ -136,7 +138,9 @@ def first_rows(stream: Stream, initial: str | None) -> int:
         raise PermanentJobError(
             f"--initial: must be a number of rows or a share such as 25%, but got {text!r}"
         ) from error
-    rows = round(number * len(stream)) if number < 1 else int(number)
+    if not math.isfinite(number):
+        raise PermanentJobError(f"--initial: must be a number of rows or a share such as 25%, but got {text!r}")
+    rows = round(number * len(stream)) if text.endswith("%") or number < 1 else int(number)
     rows = stream.row_after(rows)
     if not 0 < rows < len(stream):
         raise PermanentJobError(
