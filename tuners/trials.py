@@ -53,7 +53,7 @@ _DEATHS_WITHOUT_A_TRIAL_MAX = 3
 
 
 FITTED_ROWS_MAX = 20_000
-"""A trial is fitted on at most so many rows: enough to tell candidates apart, and a search stays as short as it is on a small table. What is
+"""A trial is fitted on at most so many rows: enough to tell candidates apart, and a search on a long history stays short. What is
 chosen is then trained on all rows."""
 
 
