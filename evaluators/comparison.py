@@ -10,7 +10,7 @@ sample of what was asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.answers import AnswersError, Floats, ModelFolder
+from evaluators.answers import AnswersError, Floats, ModelFolder, align
 from evaluators.estimate.estimator import EstimateError
 from evaluators.estimate.signal import expected_loss
 from evaluators.scene import Scene, StrangeScoresError, known_labels, logged_scores
@@ -31,6 +31,7 @@ from evaluators.sequential import (
     weigh,
 )
 from evaluators.wording import count, number
+from pipelines.data.labels import label_key
 from policies.metrics import Task
 from policies.signals import Comparison
 
@@ -87,11 +88,13 @@ def compare_live(request: Request, scene: Scene) -> Comparison:
         features=False,
         problems=scene.problems,
     )
-    codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
-    frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
     try:
-        frame = frame.assign(loss=_losses(frame, scene))
-    except (NoLossError, StrangeScoresError) as error:
+        classes = _classes(request, scene)
+        every = _union(classes.values())
+        codes, usable = known_labels(frame["label"], every, scene.spec.task)
+        frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
+        frame = frame.assign(loss=_losses(frame, scene, classes, every))
+    except (NoLossError, AnswersError, StrangeScoresError) as error:
         return _undecided(scene, str(error))
     answered = frame["version"] == request.challenger
     paired = frame["id"].isin(frame.loc[answered, "id"]) & frame["id"].isin(frame.loc[~answered, "id"])
@@ -131,8 +134,37 @@ class NoLossError(Exception):
     """Losses cannot be computed; the message says why."""
 
 
-def _losses(frame: pd.DataFrame, scene: Scene) -> Floats:
-    """In [0, 1], (n,); 1, the worst, for an answer that is not finite. Raises NoLossError, StrangeScoresError."""
+def _classes(request: Request, scene: Scene) -> dict[int, Sequence[Any] | None]:
+    """Version → the classes that its scores are over; as the champion's where its folder is not told. Raises AnswersError."""
+    return {
+        number: ModelFolder.read(request.model_dirs[number]).classes
+        if number in request.model_dirs
+        else scene.folder.classes
+        for number in (request.challenger, request.champion)
+    }
+
+
+def _union(classes: Iterable[Sequence[Any] | None]) -> list[Any] | None:
+    """Each class once, as the first version that has it spells it; None for a regression.
+
+    >>> _union([["a", "b"], ["b", "c"]]), _union([[0, 1], [1.0, 0.0]]), _union([None, None])
+    (['a', 'b', 'c'], [0, 1], None)
+    """
+    known = [own for own in classes if own is not None]
+    by_key: dict[Any, Any] = {}
+    for value in (value for own in known for value in own):
+        by_key.setdefault(label_key(value), value)
+    return list(by_key.values()) if known else None
+
+
+def _losses(
+    frame: pd.DataFrame, scene: Scene, classes: Mapping[int, Sequence[Any] | None], every: Sequence[Any] | None
+) -> Floats:
+    """In [0, 1], (n,); 1, the worst, for an answer that is not finite.
+
+    Versions may know different `classes`; `code` and losses are over `every` one of them, and a class that a version does not know has
+    probability 0 from it. Raises NoLossError, StrangeScoresError, and AnswersError if two binary versions tell different classes apart.
+    """
     losses = np.ones(len(frame))
     if not len(frame):
         return losses
@@ -140,7 +172,7 @@ def _losses(frame: pd.DataFrame, scene: Scene) -> Floats:
     versions = frame["version"].to_numpy()
     for version in np.unique(versions).tolist():
         rows = np.flatnonzero(versions == version)
-        scores = logged_scores(frame.iloc[rows], scene.folder.classes, scene.spec.task)
+        scores = align(logged_scores(frame.iloc[rows], classes[version], scene.spec.task), classes[version], every)
         codes = frame["code"].to_numpy()[rows]
         finite = np.isfinite(scores).reshape(len(rows), -1).all(axis=1)
         if scene.spec.task is Task.REGRESSION:

@@ -416,6 +416,47 @@ def test_multiclass_rows_are_compared_and_strange_class_counts_are_undecided(tmp
     assert reason == "v7 was logged with 2 scores a row where 3 are expected"
 
 
+def _of_other_classes(
+    tmp_path: Path, labels: list[Any], mine: list[Any], other: list[Any], **folders: Any
+) -> dict[str, Any]:
+    """v7 knows a and b, v8 what `folders` say; both answered the same rows, of which all have their labels."""
+    model_folder(tmp_path / "7", task="multiclass", classes=["a", "b"], fake=False)
+    model_folder(tmp_path / "8", task="multiclass", fake=False, **folders)
+    minutes = np.linspace(290, 70, len(labels)).tolist()
+    _labelled(_log(tmp_path), minutes, labels, other, prefix="r")
+    ids = [f"r{i}" for i in range(len(labels))]
+    write_predictions(_log(tmp_path), ids, minutes_before(NOW, minutes), mine, version=8, role="shadow")
+    dirs = {str(number): str(tmp_path / str(number) / "model") for number in (7, 8)}
+    asked = policy(task="multiclass", metric="accuracy", label_delay="1h")
+    comparison: dict[str, Any] = _look(tmp_path, policy=asked, comparison={**ASKED, "model_dirs": dirs})["comparison"]
+    return comparison
+
+
+def test_versions_that_know_other_classes_are_compared_over_all_of_them(tmp_path: Path) -> None:
+    """A window may hold a class that is new, and one that is gone. A class that a version does not know has probability 0 from it, so that
+    one who knows the new class is better on its rows; before, as many scores were taken to be of the same classes."""
+    labels = ["b", "c"] * 200
+    comparison = _of_other_classes(
+        tmp_path, labels, [[0.9, 0.1], [0.1, 0.9]] * 200, [[0.1, 0.9], [0.1, 0.9]] * 200, classes=["b", "c"]
+    )
+    assert comparison["challenger_score"] == pytest.approx(0.01)
+    assert comparison["champion_score"] == pytest.approx((0.01 + (0.01 + 0.81 + 1) / 2) / 2)
+    assert comparison["state"] == "no_worse"
+
+
+def test_a_version_that_knows_one_class_more_can_be_compared(tmp_path: Path) -> None:
+    """Once such a challenger stayed undecided to its deadline."""
+    comparison = _of_other_classes(
+        tmp_path,
+        ["a", "c"] * 200,
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]] * 200,
+        [[1.0, 0.0]] * 400,
+        classes=["a", "b", "c"],
+    )
+    assert (comparison["challenger_score"], comparison["champion_score"]) == (0.0, pytest.approx(0.5))
+    assert comparison["state"] == "no_worse"
+
+
 def test_rows_speak_for_a_challenger_once_matured_and_against_it_at_once(tmp_path: Path) -> None:
     """Quick labels are no fair sample: they can take a challenger back, but neither clear it nor enter the interval."""
     rng = np.random.default_rng(0)
