@@ -137,7 +137,8 @@ def _replay(request: Mapping[str, Any], settings: Sequence[Mapping[str, str]]) -
 def _process(said: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """In a session of its own, so that all that it forks ends with it; what it does is safe to stop at any moment."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "backtest"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True,
+        [sys.executable, "-P", "-m", "backtest"],  # -P: a folder of that name where somebody stands is none of ours
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
