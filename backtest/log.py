@@ -197,9 +197,8 @@ def _score_column(scores: list[NDArray[np.float64]], order: NDArray[np.int64]) -
     """Numbers, or an object column of one array a row, as the log on disk gives them."""
     if not scores:
         return np.zeros(0)
-    joined = np.concatenate(scores)[order]
-    if joined.ndim == 1:
-        return joined
-    column = np.empty(len(joined), dtype=object)
-    column[:] = list(joined)
-    return column
+    if scores[0].ndim == 1:
+        return np.concatenate(scores)[order]
+    column = np.empty(sum(map(len, scores)), dtype=object)
+    column[:] = [row for part in scores for row in part]  # versions may know different numbers of classes
+    return column[order]

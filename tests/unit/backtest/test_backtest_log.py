@@ -96,3 +96,12 @@ def test_rows_that_were_not_asked_for_are_not_there(tmp_path: Path) -> None:
     assert ours.predictions(role="live")["id"].astype(int).max() == END - 1
     assert ours.labels()["id"].astype(int).max() == END - 1
     assert "5" not in set(ours.labels()["id"])
+
+
+def test_versions_that_know_other_numbers_of_classes_answer_the_same_stream(tmp_path: Path) -> None:
+    """Each row has the scores of its own version, however many: a class may be new to the one, and gone from the other."""
+    log = StreamLog(streams.stream(tmp_path, streams.rows(20, task="multiclass"), task="multiclass"))
+    log.ask(10)
+    log.answer(np.arange(0, 10, 2), 1, "live", np.full((5, 3), 1 / 3))
+    log.answer(np.arange(1, 10, 2), 2, "live", np.full((5, 2), 1 / 2))
+    assert [len(scores) for scores in log.predictions()["score"]] == [3, 2] * 5
