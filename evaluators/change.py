@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -66,8 +66,41 @@ def rise(losses: Floats) -> int | None:
     return place + 1
 
 
+def onset(losses: Floats, before: float) -> int | None:
+    """Index of the first row from which on losses (n,) are rather like the newest than like `before`, their mean in better times; None if the
+    newest are no higher, or a loss is not finite.
+
+    The maximum-likelihood place of a change between two known means: D. Hinkley, Biometrika 57 (1970) 1-17. Unlike `rise` it also sees that
+    the whole window is worse than it should be.
+
+    >>> onset(np.repeat([0.1, 0.9], [300, 100]), before=0.1), onset(np.full(400, 0.9), before=0.1), onset(np.full(400, 0.1), before=0.1)
+    (300, 0, None)
+    """
+    n = len(losses)
+    if n < ROWS_MIN or not np.isfinite(losses).all():
+        return None
+    recent = float(losses[-max(ROWS_MIN, n // 4) :].mean())
+    if recent <= before:
+        return None
+    since = np.cumsum((losses - (before + recent) / 2)[::-1])[::-1]
+    return int(np.argmax(since))
+
+
 def row_losses(task: Task, codes: Floats, answers: Floats) -> Floats:
-    """A loss a row, (n,): squared error of a regression, Brier's score of a classification."""
+    """A loss a row, (n,): squared error of a regression, Brier's score of two classes, error of many."""
     if task is Task.REGRESSION:
         return np.square(codes - answers)
+    if task is Task.MULTICLASS:
+        return (np.argmax(answers, axis=1) != codes).astype(np.float64)
     return classification_losses(codes, answers)
+
+
+def mean_loss(task: Task, scores: Mapping[str, float]) -> float | None:
+    """The mean of `row_losses` on the rows that gave these scores; None if they do not tell."""
+    match task:
+        case Task.REGRESSION:
+            return scores["rmse"] ** 2 if "rmse" in scores else None
+        case Task.MULTICLASS:
+            return 1.0 - scores["accuracy"] if "accuracy" in scores else None
+        case _:
+            return scores.get("brier")

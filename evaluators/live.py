@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators.change import rise, row_losses, standard_error
+from evaluators.change import mean_loss, onset, rise, row_losses, standard_error
 from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.scored import Scored, why_undefined
 from evaluators.wording import count
@@ -82,10 +82,10 @@ def _changed_at(frame: pd.DataFrame, scene: Scene) -> datetime | None:
     """Since when losses are higher than before, by the rows of all versions: a champion may be younger than the change."""
     codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
     rows = frame[usable]
+    before = mean_loss(scene.spec.task, scene.champion_scores)
     try:
-        place = rise(
-            row_losses(scene.spec.task, codes[usable], logged_scores(rows, scene.folder.classes, scene.spec.task))
-        )
+        losses = row_losses(scene.spec.task, codes[usable], logged_scores(rows, scene.folder.classes, scene.spec.task))
+        place = rise(losses) if before is None else onset(losses, before)
     except StrangeScoresError:  # a version that knew other classes: its losses cannot be told from here
         return None
     if place is None:

@@ -56,12 +56,15 @@ def run(inputs: Mapping[str, Any], context: JobContext, log: AnswerLog | None = 
         champion=int(champion["number"]),
         folder=folder,
         trained_to=None if trained_to is None else datetime.fromisoformat(trained_to),
+        champion_scores=champion.get("scores") or {},
         champion_since=None if made_at is None else datetime.fromisoformat(made_at),
         lag_window=max((q.window for q in queries if q.window), default=_DEFAULT_LAG_WINDOW),
     )
     context.report(text=f"measuring {len(queries)} signals of v{scene.champion}")
     measured = {query.key: _measure(query, scene) for query in queries if query.kind is not SignalKind.DRIFT}
-    against = speaks_against(scene.spec, {key: s for key, (s, _) in measured.items()}, champion.get("scores") or {}, now)
+    against = speaks_against(
+        scene.spec, {key: s for key, (s, _) in measured.items()}, champion.get("scores") or {}, now
+    )
     calm = replace(scene, quiet=against is None)
     measured |= {query.key: _measure(query, calm) for query in queries if query.kind is SignalKind.DRIFT}
     asked = inputs.get("comparison")
@@ -81,15 +84,18 @@ def _faults(scene: Scene) -> list[dict[str, Any]]:
     return [fault_json(fault) for fault in [*stalled, *feed_faults(scene)]]
 
 
-def speaks_against(
-    spec: Spec, signals: Mapping[str, Signal], scores: Mapping[str, float], now: datetime
-) -> str | None:
+def speaks_against(spec: Spec, signals: Mapping[str, Signal], scores: Mapping[str, float], now: datetime) -> str | None:
     """The first sentence of a trigger that looks at a score, measured or estimated, and finds it bad at this moment; None if there is none.
 
     What a trigger waits for (`for: 2h`) is not waited for here: a beginning that may be bad calibrates nothing.
     """
     facts = TriggerFacts(
-        now=now, since=now, signals=signals, baselines=scores, objective=spec.objective.metric, max_age=timedelta(days=1)
+        now=now,
+        since=now,
+        signals=signals,
+        baselines=scores,
+        objective=spec.objective.metric,
+        max_age=timedelta(days=1),
     )
     for leaf in (found for one in trigger_leaves(spec.triggers) for found in (one, *filters_of(one))):
         if isinstance(leaf, PerformanceTrigger):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -66,6 +66,8 @@ class Scene:
     """Time of the champion's newest training row."""
     lag_window: timedelta
     """Labels that arrived within this long before `now` tell how late labels come."""
+    champion_scores: Mapping[str, float] = field(default_factory=dict)
+    """Metric → score with which the champion was promoted."""
     champion_since: datetime | None = None
     """When the champion's version was made."""
     quiet: bool = True

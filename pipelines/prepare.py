@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("pandas", "pyarrow", "numpy")
 _US = 1_000_000
-HOLDOUT_ROWS_MIN = 100
+HOLDOUT_ROWS_MIN = 50
 """A holdout that is cut short, because the world changed, keeps at least so many rows."""
 _TABLE, _TRAIN, _HOLDOUT = "table.parquet", "train.parquet", "holdout.parquet"
 

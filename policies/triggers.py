@@ -53,7 +53,9 @@ class TriggerResult:
     @property
     def changed_at(self) -> datetime | None:
         """Since when it has been bad, as far back as any leaf has seen: a short window may fire on what only a long one can date."""
-        return min((leaf.changed_at for leaf in self.leaves if leaf.changed_at), default=None)
+        if not any(leaf.state is TriggerState.FIRED and leaf.changed_at for leaf in self.leaves):
+            return None
+        return min(leaf.changed_at for leaf in self.leaves if leaf.changed_at)
 
 
 def needs(node: TriggerNode) -> tuple[SignalQuery, ...]:
