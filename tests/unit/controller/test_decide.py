@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from controller_states import (
@@ -46,6 +46,44 @@ def test_a_known_bad_signal_opens_a_cycle_and_says_why() -> None:
     assert [e.kind for e in decision.events] == ["cycle.opened"]
     assert [n.text for n in decision.notices] == [decision.sentence]
     assert decision.after.plan == made.plan
+
+
+@pytest.mark.parametrize("changed_at", [NOW - 3 * HOUR, None])
+def test_a_cycle_remembers_since_when_the_score_is_bad(changed_at: datetime | None) -> None:
+    """The place that the window shows, else the window's start; a cycle of a person's knows none."""
+    made = state()
+    signal = replace(Signal.of(0.4, observed_at=NOW, rows=500, window_end=NOW), changed_at=changed_at)
+    seen = replace(measured(made), signals={PERFORMANCE_KEY: signal})
+    opened = decide(look(made, observation=seen), NOW).after.cycle
+    assert opened is not None
+    assert opened.changed_at == (changed_at or NOW - HOUR)
+    assert with_cycle(state(Phase.QUEUED)).cycle.changed_at is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("judged_rows", "opens"), [(50_000, True), (100, False), (None, False)])
+def test_how_sure_the_score_at_promotion_was_counts(judged_rows: int | None, opens: bool) -> None:
+    """.78 after .80, with 2 standard errors now: beyond chance (1.64) if .80 is of many rows, not if of a hundred, or of as many as now."""
+    rule = {"metric": "accuracy", "drop": 0, "confidence": 0.95, "window": "1h", "min_rows": 100}
+    made = state(follow=policy(triggers={"any": [{"performance": rule}]}))
+    champion = made.versions[2]
+    lineage = {**champion.lineage, "judged_rows": judged_rows}
+    made = replace(made, versions={**made.versions, 2: replace(champion, lineage=lineage)})
+    signal = replace(Signal.of(0.78, observed_at=NOW, rows=500), stderr=0.01)
+    decision = decide(look(made, observation=replace(measured(made), signals={PERFORMANCE_KEY: signal})), NOW)
+    assert (decision.after.cycle is not None) is opens
+
+
+@pytest.mark.parametrize(("trained", "opens"), [(1000, True), (1001, False), (None, False)])
+def test_growth_is_by_the_rows_of_the_champion(trained: int | None, opens: bool) -> None:
+    """500 new rows are half as many again as 1,000; of a version that does not say its rows it is unknown."""
+    made = state(follow=policy(triggers={"any": [{"volume": {"growth": 1.5}}]}))
+    champion = made.versions[2]
+    made = replace(
+        made, versions={**made.versions, 2: replace(champion, lineage={**champion.lineage, "rows": trained})}
+    )
+    signals = {"volume": Signal.of(500.0, observed_at=NOW, rows=500)}
+    decision = decide(look(made, observation=replace(measured(made), signals=signals)), NOW)
+    assert (decision.after.cycle is not None) is opens
 
 
 def test_unknown_fires_nothing() -> None:
