@@ -11,6 +11,8 @@ from backtest import chart
 
 Result = Mapping[str, Any]
 """As `backtest.result.as_json`."""
+SHORT = 0.3
+"""Windows of less than this share of the longest are not drawn."""
 SIGNS = {
     "promoted": "▲", "rejected": "✕", "inconclusive": "?", "rolled_back": "↩", "failed": "!", "held": "■",
 }  # fmt: skip
@@ -107,16 +109,21 @@ def _facts(result: Result) -> str:
 
 def _picture(result: Result) -> str:
     windows, rivals = result["ratchet"]["windows"], result["baselines"]
+    shown = _long_enough(windows)
     middles = [(window["from_row"] + window["to_row"]) / 2 for window in windows]
     tips = [
         f"rows {window['from_row']:,} to {window['to_row']:,}, v{window['version']}: {_score(window['score'])}"
         for window in windows
     ]
-    served = [(middle, window["score"]) for middle, window in zip(middles, windows, strict=True)]
+
+    def points(scores: Sequence[float | None]) -> list[tuple[float, float | None]]:
+        return [(middles[i], scores[i]) for i in shown]
+
+    served = points([window["score"] for window in windows])
     lines = [
-        chart.Line(name="Ratchet", css="served", points=served, tips=tips),
+        chart.Line(name="Ratchet", css="served", points=served, tips=[tips[i] for i in shown]),
         *(
-            chart.Line(name=name, css=key, points=list(zip(middles, rivals[key]["windows"], strict=True)))
+            chart.Line(name=name, css=key, points=points(rivals[key]["windows"]))
             for key, name in (("static", "static"), ("periodic", "periodic"), ("last_label", "last label"))
             if len(rivals[key]["windows"]) == len(windows)
         ),
@@ -125,6 +132,12 @@ def _picture(result: Result) -> str:
         lines, _bands(result), _marks(result), first=result["first_row"], last=result["rows"], metric=result["metric"]["name"],
         higher_is_better=result["metric"]["higher_is_better"],
     )  # fmt: skip
+
+
+def _long_enough(windows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Positions of the windows that are drawn: one that a change of champion cut short has a score of chance."""
+    lengths = [window["to_row"] - window["from_row"] for window in windows]
+    return [i for i, length in enumerate(lengths) if length >= max(lengths) * SHORT]
 
 
 def _bands(result: Result) -> list[chart.Band]:
