@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,15 +28,17 @@ PROCESSES = 2
 def plan(seeds: range, sound_seeds: range, *, warn_seeds: range = range(0)) -> list[Asked]:
     """Every fault in every stream with each of `seeds`, and controls with each of `sound_seeds`; `warn_seeds`: once more where data quality
     only warns."""
-    faulty = [
-        Asked(stream=stream, fault=fault, seed=seed, quality=quality)
-        for quality, chosen in zip(QUALITIES, (seeds, warn_seeds), strict=True)
-        for seed in chosen
-        for fault in FAULTS
-        for stream in SOURCES
-    ]
     sound = [Asked(stream=s, fault=SOUND, seed=seed, quality="hold") for seed in sound_seeds for s in SOURCES]
-    return faulty + sound
+    hold, warn = (
+        [
+            Asked(stream=stream, fault=fault, seed=seed, quality=quality)
+            for seed in chosen
+            for fault in FAULTS
+            for stream in SOURCES
+        ]
+        for quality, chosen in zip(QUALITIES, (seeds, warn_seeds), strict=True)
+    )
+    return sound + hold + warn
 
 
 def play(asked: Sequence[Asked], record: Path, say: Callable[[str], None]) -> list[Found]:
@@ -45,6 +48,7 @@ def play(asked: Sequence[Asked], record: Path, say: Callable[[str], None]) -> li
     left = [one for one in asked if one.name not in known]
     say(f"{len(left)} trials to play, {len(asked) - len(left)} on record in {record}")
     record.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # trials run beside each other, a core each
     context = multiprocessing.get_context("forkserver")
     with record.open("a") as out, ProcessPoolExecutor(max_workers=PROCESSES, mp_context=context) as pool:
         futures = [pool.submit(play_one, one) for one in left]

@@ -28,6 +28,10 @@ REPLAYED_ROWS = 3_200
 """At most, until that cycle is over."""
 SEGMENT_ROWS = FIRST_ROWS + REPLAYED_ROWS
 TIME = "at"
+GATE_MARGIN = 0.03
+"""In the metric, on the hold-out."""
+LIVE_MARGIN = 0.01
+"""In Brier score (scaled absolute error), on live rows: about what the margins of `SOURCES` are in it. At .02 some worse ones pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,10 @@ def meaning(name: str) -> Meaning:
 
 
 def policy_text(name: str, path: Path, *, quality: str, seed: int) -> str:
-    """A policy that opens a cycle when the champion's rows are `QUIET_ROWS` old; gates and rollout as `ratchet init` writes them."""
+    """A policy that opens a cycle when the champion's rows are `QUIET_ROWS` old.
+
+    Its gate is wide, because the hold-out comes from the same snapshot and may be as broken as the training rows; live rows decide.
+    """
     source = SOURCES[name]
     linear = "sklearn.ridge" if source.regression else "sklearn.logistic_regression"
     return f"""apiVersion: ratchet.dev/v1
@@ -90,6 +97,6 @@ spec:
   triggers: {{any: [staleness: {QUIET_ROWS}s]}}
   cooldown: 250s
   budget: {{cycles: 1000, per: 365d}}
-  gates: [{{metric: {source.metric}, no_worse_than_champion: 0.01, confidence: 0.6}}]
-  rollout: {{steps: [shadow: 0s, 100%: 0s], bake: 100s, min_labelled_rows: 50, deadline: 2000s, margin: 0.02, holdback: 0%}}
+  gates: [{{metric: {source.metric}, no_worse_than_champion: {GATE_MARGIN}, confidence: 0.6}}]
+  rollout: {{steps: [shadow: 0s, 100%: 0s], bake: 100s, min_labelled_rows: 50, deadline: 2000s, margin: {LIVE_MARGIN}, holdback: 0%}}
 """
