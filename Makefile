@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first; doing so again costs nothing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_FOLDERS := policies config pipelines tuners evaluators deployers serving controller demo
+PYTHON_FOLDERS := policies config pipelines tuners evaluators deployers serving controller backtest demo
 
 .PHONY: help
 help: ## say what there is
