@@ -206,10 +206,11 @@ def _what_is_missing(draft: Draft, evidence: Evidence) -> str:
     return "its traffic to be in force"
 
 
-def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, shown: bool) -> str:
+def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, shown: bool, counted: bool = True) -> str:
     """Why what is known, and was measured since then, does not allow to go on (invariant 4), or an empty string.
 
-    `shown`: to be not worse is not enough, it must be shown to be no worse."""
+    `shown`: to be not worse is not enough, it must be shown to be no worse. `counted`: there must be as many rows as the policy asks for,
+    which before the last step there were."""
     comparison, need = evidence.comparison, draft.policy.spec.rollout.min_labelled_rows
     if need == 0:
         return ""
@@ -220,7 +221,7 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
     if elapsed(comparison.observed_at, draft.now) > evidence.max_age:
         return f"the newest comparison is from {until(comparison.observed_at)}"
     rows = min(comparison.challenger_rows, comparison.champion_rows)
-    if rows < need:
+    if counted and rows < need:
         return f"only {rows} of its answers can be compared so far, of {need} needed (rollout.min_labelled_rows)"
     if shown and comparison.state != "no_worse":
         return f"it is not shown yet to be no worse by {draft.policy.spec.rollout.margin:g}; {comparison.sentence}"
@@ -288,7 +289,7 @@ def _bake(draft: Draft, evidence: Evidence) -> str:
     if draft.now < end:
         return f"v{cycle.challenger} is champion, watched until {until(end)}; {_said(evidence)}"
     by_word = bool(draft.state.versions[cycle.challenger].forced)  # a person's promotion asks for no evidence
-    missing = "" if by_word else _evidence_missing(draft, evidence, cycle.phase_since, shown=True)
+    missing = "" if by_word else _evidence_missing(draft, evidence, cycle.phase_since, shown=True, counted=False)
     if missing and draft.now >= end + rollout.deadline:
         return _unshown(draft, evidence, missing)
     if missing:

@@ -67,8 +67,9 @@ def rise(losses: Floats) -> int | None:
 
 
 def onset(losses: Floats, before: float) -> int | None:
-    """Index of the first row from which on losses (n,) are rather like the newest than like `before`, their mean in better times; None if the
-    newest are no higher, or a loss is not finite.
+    """Index of the first row from which on losses (n,) are rather like the newest than like `before`, their mean in better times.
+
+    None if the newest are no higher, or a loss is not finite.
 
     The maximum-likelihood place of a change between two known means: D. Hinkley, Biometrika 57 (1970) 1-17. Unlike `rise` it also sees that
     the whole window is worse than it should be.
@@ -88,11 +89,14 @@ def onset(losses: Floats, before: float) -> int | None:
 
 def row_losses(task: Task, codes: Floats, answers: Floats) -> Floats:
     """A loss a row, (n,): squared error of a regression, Brier's score of two classes, error of many."""
-    if task is Task.REGRESSION:
-        return np.square(codes - answers)
-    if task is Task.MULTICLASS:
-        return (np.argmax(answers, axis=1) != codes).astype(np.float64)
-    return classification_losses(codes, answers)
+    match task:
+        case Task.REGRESSION:
+            losses: Floats = np.square(codes - answers)
+        case Task.MULTICLASS:
+            losses = (np.argmax(answers, axis=1) != codes).astype(np.float64)
+        case _:
+            losses = classification_losses(codes, answers)
+    return losses
 
 
 def mean_loss(task: Task, scores: Mapping[str, float]) -> float | None:

@@ -10,13 +10,15 @@ import numpy as np
 
 from evaluators.change import mean_loss, onset, rise, row_losses, standard_error
 from evaluators.scene import Query, Scene, StrangeScoresError, known_labels, logged_scores
-from evaluators.scored import Scored, why_undefined
+from evaluators.scored import Floats, Scored, why_undefined
 from evaluators.wording import count
 from policies.signals import Signal
 
 if TYPE_CHECKING:
     import pandas as pd
 
+EARLIER = 4
+"""Windows before the newest one that a score is also compared with."""
 _INSTANT = timedelta(microseconds=1)
 _NO_LABEL = "no label has arrived yet, so nothing has matured"
 
@@ -37,14 +39,16 @@ def performance(query: Query, scene: Scene) -> Signal:
         return Signal.unknown(f"the label feed has stalled: {scene.stalled.sentence}", observed_at=scene.now)
     end = scene.now - delay
     every_version = scene.log.labelled(
-        since=end - query.window + _INSTANT,
+        since=end - (1 + EARLIER) * query.window + _INSTANT,
         until=end + _INSTANT,
         labels_until=scene.now + _INSTANT,
         role="live",
         features=False,
         problems=scene.problems,
     )
-    frame = every_version[every_version["version"] == scene.champion]
+    inside = every_version["at"] > end - query.window
+    own = every_version["version"] == scene.champion
+    frame = every_version[own & inside]
     codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
     rows = int(np.count_nonzero(usable))
     if rows < max(query.min_rows, 1):
@@ -58,23 +62,44 @@ def performance(query: Query, scene: Scene) -> Signal:
         return Signal.unknown(
             f"{bad:,} of {count(rows)} were answered with NaN or infinity", observed_at=scene.now, rows=rows
         )
-    scored = Scored(
-        task=scene.spec.task,
-        labels=codes[usable],
-        classes=None if scene.folder.classes is None else len(scene.folder.classes),
-        threshold=scene.spec.objective.threshold,
-        challenger=answers,
-    )
+    scored = _scored(codes[usable], answers, scene)
     value = scored.score(query.metric, answers)
     if not np.isfinite(value):
         reason = f"{query.metric} is not defined: {why_undefined(scored, answers)}"
         return Signal.unknown(reason, observed_at=scene.now, rows=rows)
     signal = Signal.of(value, observed_at=scene.now, rows=rows, window_end=end)
+    earlier, earlier_rows = _earlier(every_version[own & ~inside], query, scene)
     metric = query.metric
     return replace(
         signal,
         stderr=standard_error(lambda kept: scored.where(kept).score(metric, answers[kept]), rows),
-        changed_at=_changed_at(every_version, scene),
+        earlier=earlier,
+        earlier_rows=earlier_rows,
+        changed_at=_changed_at(every_version[inside], scene),
+    )
+
+
+def _earlier(frame: pd.DataFrame, query: Query, scene: Scene) -> tuple[float | None, int]:
+    """The champion's score on its rows before the window, and their number; None where they are too few, or it is not defined."""
+    codes, usable = known_labels(frame["label"], scene.folder.classes, scene.spec.task)
+    rows = int(np.count_nonzero(usable))
+    if rows < max(query.min_rows, 1) or query.metric is None:
+        return None, rows
+    try:
+        answers = logged_scores(frame[usable], scene.folder.classes, scene.spec.task)
+    except StrangeScoresError:
+        return None, rows
+    value = _scored(codes[usable], answers, scene).score(query.metric, answers)
+    return (value if np.isfinite(value) else None), rows
+
+
+def _scored(codes: Floats, answers: Floats, scene: Scene) -> Scored:
+    return Scored(
+        task=scene.spec.task,
+        labels=codes,
+        classes=None if scene.folder.classes is None else len(scene.folder.classes),
+        threshold=scene.spec.objective.threshold,
+        challenger=answers,
     )
 
 

@@ -48,7 +48,10 @@ class SignalQuery:
     def key(self) -> str:
         """For example `performance:precision:1d:100`, `drift:1d:100:calibrated`."""
         parts = [self.kind.value, self.metric, spell_duration(self.window) if self.window else None]
-        parts += [str(self.min_rows) if self.min_rows else None, None if self.threshold is None else f"{self.threshold}"]
+        parts += [
+            str(self.min_rows) if self.min_rows else None,
+            None if self.threshold is None else f"{self.threshold}",
+        ]
         return ":".join(part for part in parts if part)
 
 
@@ -64,6 +67,9 @@ class Signal:
     """End of the window that was measured (equal ends mean that it is the same measurement again)."""
     stderr: float | None = None
     """Standard error of the value; None where it is not known."""
+    earlier: float | None = None
+    """The same on the rows before the window, as far as they are of the same version; None if they are too few."""
+    earlier_rows: int = 0
     changed_at: datetime | None = None
     """Where in the window the value is most likely to have changed; None where it was not looked for or nothing stands out."""
     detail: str = ""

@@ -205,14 +205,15 @@ def _performance(
     baseline = facts.baselines.get(rule.metric, math.nan)
     if rule.drop is not None and not math.isfinite(baseline):
         return _unknown(f"{rule.metric} is {_number(value)}, but its score at promotion is unknown", memory=memory)
-    bad, words = _compare(rule, value, baseline)
+    then = _then(rule, value, baseline, signal, facts)
+    bad, words = _compare(rule, value, then)
     counted = f"({signal.rows} rows)"
     if not bad:
         return _quiet(f"{words} {counted}")
     if rule.confidence is not None:
         if signal.stderr is None or not math.isfinite(signal.stderr):
             return _unknown(f"{words}, but how much of that is chance is unknown {counted}", memory=memory)
-        errors = _errors_beyond(rule, value, baseline, signal.stderr, signal.rows, facts)
+        errors = _errors_beyond(rule, value, then, signal.stderr, signal.rows)
         needed = NormalDist().inv_cdf(rule.confidence)
         words = f"{words}, {errors:.1f} standard errors ({needed:.1f} needed)"
         if errors < needed:
@@ -238,24 +239,45 @@ def _changed_at(rule: Performance, look: Look, signal: Signal) -> datetime | Non
     return _plus(signal.window_end, -rule.window)
 
 
-def _errors_beyond(
-    rule: Performance, value: float, baseline: float, stderr: float, rows: int, facts: TriggerFacts
-) -> float:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Then:
+    """What a score is compared with."""
+
+    score: float
+    rows: int | None
+    words: str
+
+
+def _then(rule: Performance, value: float, baseline: float, signal: Signal, facts: TriggerFacts) -> _Then:
+    """The score at promotion; or, beside a confidence, the version's own score on its earlier rows, if that tells more: a hold-out may be
+    small, or lie where the world had half changed."""
+    promoted = _Then(score=baseline, rows=facts.baseline_rows, words="at promotion")
+    if rule.drop is None or rule.confidence is None or signal.earlier is None or not signal.stderr:
+        return promoted
+    earlier = _Then(score=signal.earlier, rows=signal.earlier_rows, words=f"on {signal.earlier_rows} rows before")
+    loss = 1 if METRICS[rule.metric].higher_is_better else -1
+    return max(
+        (promoted, earlier),
+        key=lambda then: loss * (then.score - value) / math.sqrt(1 + signal.rows / (then.rows or signal.rows or 1)),
+    )
+
+
+def _errors_beyond(rule: Performance, value: float, then: _Then, stderr: float, rows: int) -> float:
     """By how many standard errors a score that is bad lies beyond the rule's limit: the statistic of a one-sided z test.
 
-    Beside a drop, the score at promotion has an error of its own: with n rows now and m then, stderr * sqrt(1 + n / m) is that of the
+    Beside a drop, the score before has an error of its own: with n rows now and m then, stderr * sqrt(1 + n / m) is that of the
     difference; where m is not known, it is taken to be n.
     """
     limit = rule.below if rule.below is not None else rule.above
     if limit is None:
         sign = 1 if METRICS[rule.metric].higher_is_better else -1
-        limit = baseline - sign * (rule.drop or 0.0)
-        stderr *= math.sqrt(1 + rows / (facts.baseline_rows or rows)) if rows else 1.0
+        limit = then.score - sign * (rule.drop or 0.0)
+        stderr *= math.sqrt(1 + rows / (then.rows or rows)) if rows else 1.0
     distance = abs(value - limit)
     return distance / stderr if stderr > 0 else math.inf
 
 
-def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, str]:
+def _compare(rule: Performance, value: float, then: _Then) -> tuple[bool, str]:
     """Whether the score is bad, and in words."""
     is_now = f"{rule.metric} {_number(value)} is"
     if rule.below is not None:
@@ -265,12 +287,12 @@ def _compare(rule: Performance, value: float, baseline: float) -> tuple[bool, st
         bad = value > rule.above
         return bad, f"{is_now} {'' if bad else 'not '}above {rule.above:g}"
     assert rule.drop is not None
-    loss = baseline - value if METRICS[rule.metric].higher_is_better else value - baseline
+    loss = then.score - value if METRICS[rule.metric].higher_is_better else value - then.score
     if loss <= 0:
-        return False, f"{is_now} no worse than the {_number(baseline)} at promotion"
+        return False, f"{is_now} no worse than the {_number(then.score)} {then.words}"
     bad = loss >= rule.drop
     less = "" if bad else f", less than {rule.drop:g}"
-    return bad, f"{is_now} {_number(loss)} worse than the {_number(baseline)} at promotion{less}"
+    return bad, f"{is_now} {_number(loss)} worse than the {_number(then.score)} {then.words}{less}"
 
 
 # ---------------------------------------------------------------- drift, volume

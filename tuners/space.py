@@ -70,6 +70,8 @@ class SearchSpace:
     families: tuple[Family, ...]
     windows: tuple[float | None, ...]
     """Seconds, None for all rows; empty: all rows."""
+    since_change_s: float | None = None
+    """The one of them that reaches back to the last change, if one is known and the owner asks for such a window."""
 
     def suggest(self, trial: Chooser) -> Candidate:
         """The candidate that a trial stands for."""
@@ -124,11 +126,18 @@ class SearchSpace:
         window = _nearest_window(self.windows, champion.get("window_s")) if self.windows else None
         return Candidate(component=family.name, parameters={**family.given, **known}, window_s=window)
 
+    def incumbent(self, champion: Mapping[str, Any] | None) -> Candidate | None:
+        """What is kept unless something else is clearly better: the champion's recipe; where the world has changed, on the rows since then."""
+        like = self.like_champion(champion)
+        if like is None or self.since_change_s is None:
+            return like
+        return replace(like, window_s=self.since_change_s)
+
     def starts(self, champion: Mapping[str, Any] | None) -> tuple[Candidate, ...]:
         """Where a search begins: the champion, if it is still in the space, and its recipe on each other window; then each family as given.
 
         What to forget is the first question when the world has changed, and the champion's parameters the best guess at all others."""
-        first = self.like_champion(champion)
+        first = self.incumbent(champion)
         candidates = ([first] if first else []) + [self.default(f) for f in self.families]
         candidates[1:1] = [replace(candidates[0], window_s=window) for window in self.windows]
         distinct: dict[str, Candidate] = {}
@@ -162,6 +171,7 @@ def build_space(spec: Spec, components: Sequence[Searchable], since_change_s: fl
     return SearchSpace(
         families=tuple(_family(spec, component) for component in components),
         windows=tuple(dict.fromkeys(_windows(spec, since_change_s))),
+        since_change_s=since_change_s if "since_change" in spec.train.windows else None,
     )
 
 

@@ -204,8 +204,7 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
         raise PermanentJobError(f"tune: all {known.ended} trials failed; the first: {reasons[0]}")
     space, metric = search.problem.space, search.problem.metric
     start = _champion_start(trials) if space.like_champion(champion) else None
-    changed = search.problem.since_change_s is not None  # then what worked before has no claim to stay
-    best = known.best if start is None or changed or beyond_noise(known.best, start, METRICS[metric]) else start
+    best = known.best if start is None or beyond_noise(known.best, start, METRICS[metric]) else start
     chosen = space.suggest(optuna.trial.FixedTrial(best.params))
     return {
         **_candidate_json(chosen),
@@ -228,7 +227,7 @@ def _champion_start(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def beyond_noise(best: FrozenTrial, start: FrozenTrial, metric: Metric) -> bool:
-    """Whether the best trial beats the champion's recipe by a standard error of their difference over the folds: the best of several looks
+    """Whether the best trial beats the incumbent by a standard error of their difference over the folds: the best of several looks
     better than it is, and what works is not changed for that. Source: L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
     """
     ahead, behind = _fold_scores(best), _fold_scores(start)
