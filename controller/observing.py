@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ MEASUREMENT = re.compile(r".+-observe-[0-9a-f]{12}")
 """Names of measuring jobs."""
 OBSERVE_GRACE_S = 60.0
 """Beyond its time-out, until a measurement that nobody asked about is let go."""
+_INSTANT = timedelta(microseconds=1)
 _SIGNALS = TypeAdapter(dict[str, Signal])
 _COMPARISON = TypeAdapter(Comparison | None)
 _FAULTS = TypeAdapter(tuple[Fault, ...])
@@ -200,7 +201,10 @@ def _comparison(state: ModelState, policy: ModelPolicy, home: Path) -> dict[str,
     rollout = policy.spec.rollout
     step = rollout.steps[min(cycle.step, len(rollout.steps) - 1)]
     baking = cycle.phase is Phase.BAKING
-    promoted_at = (cycle.promoted_at or cycle.phase_since).isoformat() if baking else None
+    promoted = cycle.promoted_at or cycle.phase_since
+    promoted_at = (
+        (promoted + _INSTANT).isoformat() if baking else None
+    )  # what was asked at that moment was asked before
     return {
         "challenger": cycle.challenger,
         "champion": rival,

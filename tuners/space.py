@@ -127,7 +127,7 @@ class SearchSpace:
         return Candidate(component=family.name, parameters={**family.given, **known}, window_s=window)
 
     def incumbent(self, champion: Mapping[str, Any] | None) -> Candidate | None:
-        """What is kept unless something else is clearly better: the champion's recipe; where the world has changed, on the rows since then."""
+        """What is kept unless something else is clearly better: the champion's recipe; after a change, on the rows since then."""
         like = self.like_champion(champion)
         if like is None or self.since_change_s is None:
             return like

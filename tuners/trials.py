@@ -123,7 +123,7 @@ class Problem:
 
     def _rows(self, fold: Fold, window_s: float | None) -> Indices:
         """The fold's rows to fit on. One since a change begins at the change in every fold."""
-        if self.times is not None and window_s is not None and window_s == self.since_change_s:
+        if window_s is not None and window_s == self.since_change_s:
             inside: Indices = fold.fit[self.times[fold.fit] > self.times[-1] - window_s]
             if len(inside):
                 return inside
