@@ -252,7 +252,7 @@ def _then(rule: Performance, value: float, baseline: float, signal: Signal, fact
     """The score at promotion; or, beside a confidence, the version's own score on its earlier rows, if that tells more: a hold-out may be
     small, or lie where the world had half changed."""
     promoted = _Then(score=baseline, rows=facts.baseline_rows, words="at promotion")
-    if rule.drop is None or rule.confidence is None or signal.earlier is None or not signal.stderr:
+    if rule.drop is None or rule.confidence is None or signal.earlier is None or not math.isfinite(signal.earlier):
         return promoted
     earlier = _Then(score=signal.earlier, rows=signal.earlier_rows, words=f"on {signal.earlier_rows} rows before")
     loss = 1 if METRICS[rule.metric].higher_is_better else -1

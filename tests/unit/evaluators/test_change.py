@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evaluators.change import BRIDGE_CRITICAL, ROWS_MIN, rise, row_losses, standard_error
+from evaluators.change import BRIDGE_CRITICAL, ROWS_MIN, mean_loss, onset, rise, row_losses, standard_error
+from pipelines.scores import score
 from policies.metrics import Task
 
 Floats = NDArray[np.float64]
@@ -111,8 +112,61 @@ def test_the_limit_is_that_of_a_bridge() -> None:
     assert math.exp(-2 * BRIDGE_CRITICAL**2) == pytest.approx(0.05, abs=2e-4)
 
 
+def test_the_onset_of_a_change_from_a_known_mean() -> None:
+    """10 % errors in better times, 30 % now: found within 25 rows in half of the windows; in windows bad throughout, near their start."""
+    rng = np.random.default_rng(2)
+    windows = (rng.random((500, 900)) < np.repeat([0.1, 0.3], [600, 300])).astype(float)
+    found = np.array([onset(window, before=0.1) for window in windows], dtype=float)
+    assert np.median(np.abs(found - 600)) <= 25
+    throughout = np.array(
+        [onset(window, before=0.1) for window in (rng.random((500, 900)) < 0.3).astype(float)], dtype=float
+    )
+    assert np.median(throughout) <= 25
+
+
+def test_no_onset_where_nothing_is_worse_or_known() -> None:
+    """The newest are no higher than in better times, there are few, or one is no number."""
+    assert onset(np.full(100, 0.2), before=0.2) is None
+    assert onset(np.repeat([0.9, 0.1], 200), before=0.2) is None
+    assert onset(np.full(ROWS_MIN - 1, 0.9), before=0.1) is None
+    losses = np.full(100, 0.9)
+    assert onset(losses, before=0.1) == 0
+    losses[3] = math.nan
+    assert onset(losses, before=0.1) is None
+
+
+@given(st.integers(ROWS_MIN, 300), st.integers(0, 2**32 - 1), st.floats(-1, 2))
+def test_what_follows_the_onset_is_worse_than_what_came_before(rows: int, seed: int, before: float) -> None:
+    """On average the rows from there on are nearer to the newest than to better times, and those before it are not."""
+    losses = np.random.default_rng(seed).random(rows)
+    place = onset(losses, before)
+    recent = losses[-max(ROWS_MIN, rows // 4) :].mean()
+    assert (place is None) == (recent <= before)
+    if place is not None:
+        middle = (before + recent) / 2
+        assert losses[place:].mean() >= middle - 1e-9
+        assert place == 0 or losses[:place].mean() <= middle + 1e-9
+
+
+def test_the_mean_loss_is_that_of_the_rows() -> None:
+    """What scores at promotion tell is the mean of the losses of those rows, in the same unit; where they do not tell, it is unknown."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2, 50).astype(float)
+    answers = rng.random(50)
+    for task, given_codes, given_answers, classes in (
+        (Task.BINARY, codes, answers, [0, 1]),
+        (Task.MULTICLASS, codes, np.stack([1 - answers, answers], axis=1), [0, 1]),
+        (Task.REGRESSION, codes, answers, None),
+    ):
+        metric = {Task.BINARY: "brier", Task.MULTICLASS: "accuracy", Task.REGRESSION: "rmse"}[task]
+        told = {metric: score(metric, given_codes, given_answers, classes=classes, threshold=0.5)}
+        expected = mean_loss(task, told)
+        assert expected == pytest.approx(row_losses(task, given_codes, given_answers).mean())
+        assert mean_loss(task, {"r2": 0.5}) is None
+
+
 def test_losses_of_a_row() -> None:
-    """Squared errors, or Brier's score; both larger where the answer is worse."""
+    """Squared errors, Brier's score of two classes, errors of many; all larger where the answer is worse."""
     assert row_losses(Task.REGRESSION, np.array([1.0, 2.0]), np.array([1.0, 5.0])).tolist() == [0, 9]
     assert row_losses(Task.BINARY, np.array([1.0, 0.0]), np.array([1.0, 0.5])).tolist() == [0, 0.25]
     assert row_losses(Task.MULTICLASS, np.array([0.0]), np.array([[0.0, 1.0]])).tolist() == [1.0]

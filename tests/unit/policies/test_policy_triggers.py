@@ -325,6 +325,33 @@ def test_any_drop_beyond_chance(then: int | None, state: TriggerState) -> None:
     assert evaluate(leaf, facts(scored(0.50, 0.02))).state is UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("earlier", "rows", "state", "words"),
+    [
+        (
+            0.56,
+            4120,
+            FIRED,
+            "0.060 worse than the 0.560 on 4120 rows before, 2.9 standard errors (1.6 needed) (412 rows)",
+        ),
+        (None, 4120, QUIET, "0.010 worse than the 0.510 at promotion, 0.2 standard errors (1.6 needed) (412 rows)"),
+        (math.nan, 4120, QUIET, "0.010 worse than the 0.510 at promotion, 0.2 standard errors (1.6 needed) (412 rows)"),
+        (0.40, 4120, QUIET, "0.010 worse than the 0.510 at promotion, 0.2 standard errors (1.6 needed) (412 rows)"),
+        (0.52, 10, QUIET, "0.010 worse than the 0.510 at promotion, 0.2 standard errors (1.6 needed) (412 rows)"),
+    ],
+)
+def test_a_drop_from_the_versions_own_earlier_score(
+    earlier: float | None, rows: int, state: TriggerState, words: str
+) -> None:
+    """A hold-out may be small or already changed: beyond chance, whichever of both scores tells more is compared with."""
+    leaf = node(performance={"metric": "precision", "drop": 0, "confidence": 0.95})
+    signal = scored(0.50, 0.02, earlier=earlier, earlier_rows=rows)
+    result = evaluate(leaf, facts(signal, baselines={"precision": 0.51}, baseline_rows=60))
+    assert (result.state, result.sentence) == (state, f"precision 0.500 is {words}")
+    bare = node(performance={"metric": "precision", "drop": 0.05})
+    assert evaluate(bare, facts(signal, baselines={"precision": 0.51})).state is QUIET
+
+
 def test_an_unknown_error_pauses_and_a_changed_confidence_restarts_for() -> None:
     """As every look that is unknown, and every rule that is edited."""
     leaf = node(performance={"metric": "precision", "below": 0.55, "for": "2h", "confidence": 0.95})
@@ -339,18 +366,18 @@ def test_an_unknown_error_pauses_and_a_changed_confidence_restarts_for() -> None
 
 
 def test_since_when_is_told_by_the_window_or_is_its_start() -> None:
-    """A change seen in the window is told whether it fires or not; a window that is bad throughout changed before it began."""
+    """A change seen in the window is told if it fires; a window that is bad throughout changed before it began."""
     dated = scored(0.5, None, changed_at=NOW - 9 * H)
     assert evaluate(BELOW, facts(dated)).changed_at == NOW - 9 * H
-    assert evaluate(BELOW, facts(replace(dated, value=0.9))).changed_at == NOW - 9 * H
+    assert evaluate(BELOW, facts(replace(dated, value=0.9))).changed_at is None
     assert evaluate(BELOW, facts(scored(0.5, None))).changed_at == NOW - H - D
     assert evaluate(BELOW, facts(scored(0.9, None))).changed_at is None
     assert evaluate(BELOW, facts(replace(scored(0.5, None), window_end=None))).changed_at is None
     assert evaluate(BELOW, facts(replace(dated, observed_at=NOW - 2 * D))).changed_at is None
 
 
-def test_of_several_changes_the_newest_counts() -> None:
-    """A short window may fire on what only a long one, quiet itself, can date."""
+def test_of_several_changes_the_oldest_counts() -> None:
+    """A short window may fire on what only a long one, quiet itself, can date; if none fires there is nothing to date."""
     both_windows = NODES.validate_python(
         {
             "any": [
@@ -360,12 +387,15 @@ def test_of_several_changes_the_newest_counts() -> None:
         }
     )
     signals = {
-        "performance:precision:30d:100": scored(0.58, None, changed_at=NOW - 3 * D),
+        "performance:precision:30d:100": scored(0.58, None, changed_at=NOW - 13 * D),
         "performance:precision:10d:100": scored(0.5, None),
     }
     result = evaluate(both_windows, TriggerFacts(now=NOW, since=NOW - 40 * D, signals=signals))
     assert [leaf.state for leaf in result.leaves] == [QUIET, FIRED]
-    assert result.changed_at == NOW - 3 * D
+    assert result.changed_at == NOW - 13 * D
+    signals["performance:precision:10d:100"] = scored(0.7, None)
+    quiet = evaluate(both_windows, TriggerFacts(now=NOW, since=NOW - 40 * D, signals=signals))
+    assert (quiet.state, quiet.changed_at) == (QUIET, None)
 
 
 def test_schedule_fires_if_due_since_the_last_cycle() -> None:

@@ -118,18 +118,23 @@ def test_a_champion_of_all_rows_or_of_a_change_keeps_the_nearest_window() -> Non
 
 
 def test_starts_with_the_champions_recipe_on_each_window() -> None:
-    """What to forget is asked first, of the champion's parameters; then each family as given, on the first window. No point twice."""
+    """What to forget is asked first, of the champion's parameters; then each family as given, on the first window. No point twice. Where
+    the world has changed, the rows since then come first of all."""
     space = build_space(
         spec_of({"component": ["trees", "lines"], "window": ["7d", "all", "since_change"]}), [TREES, LINES], 60.0
     )
     champion = {"number": 3, "component": "lines", "parameters": {"c": 3.0}, "window_s": None}
     assert [(s.component, s.parameters.get("c"), s.window_s) for s in space.starts(champion)] == [
-        ("lines", 3.0, None),
-        ("lines", 3.0, 604800.0),
         ("lines", 3.0, 60.0),
+        ("lines", 3.0, 604800.0),
+        ("lines", 3.0, None),
         ("trees", None, 604800.0),
         ("lines", 1.0, 604800.0),
     ]
+    unchanged = build_space(spec_of({"component": "lines", "window": ["7d", "all", "since_change"]}), [LINES])
+    assert [s.window_s for s in unchanged.starts(champion)] == [None, 604800.0, 604800.0]
+    assert unchanged.incumbent(champion) == unchanged.like_champion(champion)
+    assert space.incumbent(None) is None
     assert [(s.component, s.window_s) for s in space.starts(None)] == [
         ("trees", 604800.0), ("trees", None), ("trees", 60.0), ("lines", 604800.0),
     ]  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 import tune_bench
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, create_trial
 from tune_bench import BEST_SLOPE, inputs
 
 import tuners.tune
@@ -23,6 +24,7 @@ from pipelines.jobs.files import read_json
 from pipelines.jobs.local import LocalJobRunner
 from pipelines.jobs.port import JobContext, JobSpec, JobState, Limits, PermanentJobError
 from pipelines.jobs.records import JobFolder
+from policies.metrics import METRICS
 from tuners.study import JOURNAL, LOST, STUDY
 
 CHAMPION = {"number": 4, "component": "test.line", "parameters": {"slope": 1.5, "shift": 0}, "window_s": None}
@@ -116,6 +118,31 @@ def test_a_window_since_the_change(tmp_path: Path, changed: str | None, window_s
     assert out["window_s"] == (pytest.approx(window_s, abs=1e-3) if window_s else None)
     last_fold = fits(tmp_path)[-1][2]
     assert last_fold == (82 if window_s else 178)  # its newer half is scored, in four folds
+
+
+def _trial(number: int, scores: list[float]) -> FrozenTrial:
+    means = np.cumsum(scores) / np.arange(1, len(scores) + 1)
+    return create_trial(
+        value=float(means[-1]), intermediate_values=dict(enumerate(means.tolist())), user_attrs={"start": number}
+    )
+
+
+@pytest.mark.parametrize(
+    ("best", "beyond"),
+    [
+        ([0.82, 0.82, 0.83, 0.81], True),
+        ([0.90, 0.70, 0.90, 0.71], False),
+        ([0.80, 0.80, 0.80, 0.80], False),
+        ([0.79, 0.80, 0.80, 0.80], False),
+    ],
+)
+def test_what_works_is_changed_only_for_what_is_better_beyond_noise(best: list[float], beyond: bool) -> None:
+    """By a standard error of the difference over the folds; and an error is better where it is lower."""
+    start = [0.80, 0.80, 0.81, 0.80]
+    assert tuners.tune.beyond_noise(_trial(1, best), _trial(0, start), METRICS["accuracy"]) is beyond
+    lower = ([1 - score for score in of] for of in (best, start))
+    worse, then = (_trial(number, of) for number, of in enumerate(lower))
+    assert tuners.tune.beyond_noise(worse, then, METRICS["mae"]) is beyond
 
 
 def test_a_search_from_a_champion_may_be_shorter(tmp_path: Path) -> None:
