@@ -13,6 +13,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import json
+import shutil
 import signal
 import sys
 import threading
@@ -64,6 +65,8 @@ def _serve(request: Mapping[str, Any], answers: IO[str]) -> None:
         found = running.run(asked, _Teller(answers).tell)
         results.append({"setting": setting["setting"], "result": found})
         _say(answers, {"result": found})
+    if request["cache"] and not request["keep"]:
+        shutil.rmtree(request["cache"], ignore_errors=True)
     if request["report"]:
         path = Path(request["report"])
         path.write_text(report.grid_page(results) if len(results) > 1 else report.page(results[0]["result"]), "utf-8")

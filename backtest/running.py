@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,15 @@ def run(asked: Asked, tell: Callable[[Progress], None]) -> dict[str, Any]:
     stream = read_stream(policy, asked.policy_dir, asked.data, asked.log_dir)
     first_row = first_rows(stream, asked.initial)
     folder = asked.root / fingerprint(policy, stream, (first_row,))[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    in_use = (folder,) if asked.cache is None else (folder, asked.cache)
+    with ExitStack() as locks:
+        for one in in_use:
+            one.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(_locked(one))
         done = read_json(folder / RESULT) if asked.take and not asked.fresh else None
         if isinstance(done, dict):
             return done
-        _tidy(asked.root, folder)
+        _tidy(asked.root, in_use)
         _begin(folder, asked)
         found = _replayed(kept_in(stream, folder), folder, first_row, tell, began)
         write_json_atomic(folder / RESULT, found)
@@ -153,7 +156,6 @@ def _begin(folder: Path, asked: Asked) -> None:
     """Keep only what a stopped replay may hand on; its jobs are gone on with by their records."""
     _clear(folder, keep=(LOCK,) if asked.fresh else (LOCK, *CARRIED_ON))
     if asked.cache is not None and not (folder / "cache").exists():
-        asked.cache.mkdir(parents=True, exist_ok=True)
         (folder / "cache").symlink_to(asked.cache.absolute(), target_is_directory=True)
     shutil.rmtree(
         folder / "cache" / "quality", ignore_errors=True
@@ -170,9 +172,9 @@ def _clear(folder: Path, *, keep: Sequence[str]) -> None:
             path.unlink()
 
 
-def _tidy(root: Path, present: Path) -> None:
-    """Delete the oldest work folders beyond `FOLDERS_KEPT`, but none that is in use."""
-    others = [path for path in root.iterdir() if path != present and (path / LOCK).is_file()]
+def _tidy(root: Path, present: Sequence[Path]) -> None:
+    """Delete the oldest work folders beyond `FOLDERS_KEPT`, but none that is in use: not by others, and not one of `present`, ours."""
+    others = [path for path in root.iterdir() if path not in present and (path / LOCK).is_file()]
     others.sort(key=lambda path: (path / LOCK).stat().st_mtime, reverse=True)
     for path in others[FOLDERS_KEPT:]:
         try:

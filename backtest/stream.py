@@ -28,7 +28,7 @@ Moments: TypeAlias = NDArray[np.int64]
 ARRIVAL = "arrival"
 """The column that stands for the time of a stream that has none: row i comes i seconds after the first of 1970."""
 FILE = "stream.parquet"
-ROOMS = ("backtest", "controller", "evaluators", "pipelines", "policies", "serving", "tuners")
+ROOMS = ("backtest", "controller", "deployers", "evaluators", "pipelines", "policies", "serving", "tuners")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -144,7 +144,7 @@ def first_rows(stream: Stream, initial: str | None) -> int:
     rows = stream.row_after(rows)
     if not 0 < rows < len(stream):
         raise PermanentJobError(
-            f"--initial: must leave rows on both sides of the start, but {text} of {len(stream):,} rows are {rows:,}"
+            f"--initial: must leave rows on both sides of the start, but got {text} of {len(stream):,} rows"
         )
     return rows
 
