@@ -1,8 +1,8 @@
 """`python -m backtest`: the process behind `ratchet backtest`, which holds the libraries that the command line must not load.
 
 It reads one line of JSON from standard input, the request, and writes lines of JSON to standard output: `{"progress": …}`, after each
-setting `{"result": …}`, at the end `{"done": true}`; or `{"error": SENTENCE, "kind": …}`. It ends, with all that it forked, when its input
-is closed: whoever asked has gone.
+setting `{"result": …}`, at the end `{"best": POSITION}`; or `{"error": SENTENCE, "kind": …}`. It ends, with all that it forked, when its
+input is closed: whoever asked has gone.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     try:
-        _serve(request, answers)
+        best = _serve(request, answers)
     except Exception as error:  # noqa: BLE001 - whatever it is becomes a sentence, and its trace goes to stderr
         return _failed(error, answers)
-    _say(answers, {"done": True})
+    _say(answers, {"best": best})
     return 0
 
 
-def _serve(request: Mapping[str, Any], answers: IO[str]) -> None:
+def _serve(request: Mapping[str, Any], answers: IO[str]) -> int | None:
+    """Position of the best setting."""
     import structlog
 
     from backtest import report, running
@@ -70,6 +71,7 @@ def _serve(request: Mapping[str, Any], answers: IO[str]) -> None:
     if request["report"]:
         path = Path(request["report"])
         path.write_text(report.grid_page(results) if len(results) > 1 else report.page(results[0]["result"]), "utf-8")
+    return report.best_of(results)
 
 
 class _Teller:

@@ -63,11 +63,11 @@ def backtest(
         "report": str(report.absolute()) if report else None,
     }  # fmt: skip
     request["cache"] = str(root / f"cache-{_digest(request)}") if len(settings) > 1 else None
-    results = _replay(request, [one.values for one in settings])
+    results, best = _replay(request, [one.values for one in settings])
     if output is not Format.TABLE:
         print_data(results[0] if not grid else _grid_data(settings, results), output)
     elif grid:
-        _show_grid(settings, results)
+        _show_grid(settings, results, best)
     else:
         _show(results[0])
     if report is not None:
@@ -118,8 +118,10 @@ def _digest(request: Mapping[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------- the process
-def _replay(request: Mapping[str, Any], settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """One result a setting. Raises CliError with the process's reason; KeyboardInterrupt stops it."""
+def _replay(
+    request: Mapping[str, Any], settings: Sequence[Mapping[str, str]]
+) -> tuple[list[dict[str, Any]], int | None]:
+    """One result a setting, and the position of the best. Raises CliError with the process's reason; KeyboardInterrupt stops it."""
     with tempfile.TemporaryFile("w+", errors="replace") as said, _process(said) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -127,10 +129,10 @@ def _replay(request: Mapping[str, Any], settings: Sequence[Mapping[str, str]]) -
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
         with _screen() as screen:
-            results, done = _follow(process.stdout, screen, settings)
-        if not done:
+            results, message = _follow(process.stdout, screen, settings)
+        if "best" not in message:
             raise CliError(_epitaph(process, said))
-        return results
+        return results, message["best"]
 
 
 @contextlib.contextmanager
@@ -152,9 +154,12 @@ def _process(said: IO[str]) -> Iterator[subprocess.Popen[str]]:
                     pipe.close()
 
 
-def _follow(lines: IO[str], screen: Screen, settings: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, Any]], bool]:
-    """Results so far, and whether all are there. Raises CliError if the process gives a reason, or is interrupted by a person."""
+def _follow(
+    lines: IO[str], screen: Screen, settings: Sequence[Mapping[str, str]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Results so far, and the last message. Raises CliError if the process gives a reason, or is interrupted by a person."""
     results: list[dict[str, Any]] = []
+    message: dict[str, Any] = {}
     at = 0, 0
     try:
         for line in lines:
@@ -166,13 +171,11 @@ def _follow(lines: IO[str], screen: Screen, settings: Sequence[Mapping[str, str]
                 results.append(message["result"])
             elif "error" in message:
                 raise CliError(message["error"], Exit.USAGE if message["kind"] == "usage" else Exit.REFUSED)
-            elif message.get("done"):
-                return results, True
     except KeyboardInterrupt:
         screen.close()
         print(f"stopped at row {at[0]:,} of {at[1]:,}; the same command goes on from there", file=sys.stderr)
         raise
-    return results, False
+    return results, message
 
 
 def _which(settings: Sequence[Mapping[str, str]], index: int) -> str:
@@ -307,8 +310,8 @@ def _grid_data(settings: Sequence[Setting], results: Sequence[dict[str, Any]]) -
     return [{"setting": one.values, **found} for one, found in zip(settings, results, strict=True)]
 
 
-def _show_grid(settings: Sequence[Setting], results: Sequence[dict[str, Any]]) -> None:
-    metric, best = results[0]["metric"], _best(results)
+def _show_grid(settings: Sequence[Setting], results: Sequence[dict[str, Any]], best: int | None) -> None:
+    metric = results[0]["metric"]
     print(sayable(f"{results[0]['model']}: {len(results)} settings on {results[0]['rows']:,} rows; {metric['name']}\n"))
     keys = list(settings[0].values)
     print_table(
@@ -327,17 +330,6 @@ def _show_grid(settings: Sequence[Setting], results: Sequence[dict[str, Any]]) -
         f"\n* best, in hindsight: on other rows expect less. For comparison: static {_score(rivals['static']['score'])}, "
         f"last label {_score(rivals['last_label']['score'])}"
     )
-
-
-def _best(results: Sequence[Mapping[str, Any]]) -> int | None:
-    """The best score, the cheapest of equals; None if no setting has one."""
-    sign = 1 if results[0]["metric"]["higher_is_better"] else -1
-    scored = [
-        (sign * found["ratchet"]["score"], -found["ratchet"]["train_seconds"], -i)
-        for i, found in enumerate(results)
-        if found["ratchet"]["score"] is not None
-    ]
-    return -max(scored)[2] if scored else None
 
 
 def _score(value: float | None) -> str:

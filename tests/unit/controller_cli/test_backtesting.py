@@ -78,7 +78,7 @@ def run(
 def test_result_as_table_and_data(capsys: Any, monkeypatch: Any, process: Path) -> None:
     """People get a table; programs get the result, whole and alone on standard output."""
     progress = {"row": 250, "rows": 400, "first_row": 100, "promotions": 1, "sentence": "v1 serves"}
-    answer(process, {"progress": progress}, {"result": RESULT}, {"done": True})
+    answer(process, {"progress": progress}, {"result": RESULT}, {"best": 0})
     code, out, err = run(capsys, monkeypatch, process)
     assert code == 0
     for words in (
@@ -98,7 +98,7 @@ def test_request_says_all_that_was_asked(capsys: Any, monkeypatch: Any, process:
     """Paths are absolute, since the process is another one; the policy is as it was read."""
     data = tmp_path / "fake" / "rows.csv"
     data.write_text("x,y\n")
-    answer(process, {"result": RESULT}, {"done": True})
+    answer(process, {"result": RESULT}, {"best": 0})
     args = ["--data", "rows.csv", "--seed", "7", "--initial", "1500", "--report", "out.html", "--fresh", "--keep"]
     assert run(capsys, monkeypatch, process, *args)[0] == 0
     asked = request(process)
@@ -114,7 +114,7 @@ def test_request_says_all_that_was_asked(capsys: Any, monkeypatch: Any, process:
 def test_grid_marks_the_best(capsys: Any, monkeypatch: Any, process: Path) -> None:
     """A row a setting; the best has a star; as data, a list with each setting in front of its result."""
     better = {**RESULT, "ratchet": {**RESULT["ratchet"], "score": 0.9}}
-    answer(process, {"result": RESULT}, {"result": better}, {"done": True})
+    answer(process, {"result": RESULT}, {"result": better}, {"best": 1})
     code, out, _ = run(capsys, monkeypatch, process, "--grid", "cooldown=6h,12h")
     assert code == 0
     assert next(line.split()[:2] for line in out.splitlines() if line.startswith("*")) == ["*", "12h"]
