@@ -163,7 +163,7 @@ def test_the_comparison_says_how_the_challenger_gets_its_traffic() -> None:
     bake = observe_inputs(baking, POLICY, NOW, Path("/h"))["comparison"]
     alone = observe_inputs(baking, policy(rollout={"holdback": "0%"}), NOW, Path("/h"))["comparison"]
     assert [c["mode"] for c in (shadow, live, bake)] == ["shadow", "live", "live"]
-    promoted = (NOW - MINUTE).isoformat()
+    promoted = (NOW - MINUTE + MINUTE / 60_000_000).isoformat()  # what was asked at that moment was asked before it
     assert (bake["challenger"], bake["champion"], bake["until"], bake["promoted_at"]) == (3, 2, None, promoted)
     assert alone["until"] == promoted
     assert shadow["promoted_at"] is None
