@@ -93,7 +93,8 @@ def compare_live(request: Request, scene: Scene) -> Comparison:
         every = _union(classes.values())
         codes, usable = known_labels(frame["label"], every, scene.spec.task)
         frame = frame.assign(code=codes)[usable].drop_duplicates(["id", "version"], keep="last")
-        frame = frame.assign(loss=_losses(frame, scene, classes, every))
+        unit = _label_spread(request, scene) if scene.spec.task is Task.REGRESSION and len(frame) else 1.0
+        frame = frame.assign(loss=_losses(frame, scene, classes, every, unit))
     except (NoLossError, AnswersError, StrangeScoresError) as error:
         return _undecided(scene, str(error))
     answered = frame["version"] == request.challenger
@@ -119,7 +120,7 @@ def _with_expected_losses(compared: Comparison, request: Request, scene: Scene) 
     if min(len(mine), len(other)) < EXPECTED_ROWS:
         return compared
     try:
-        unit = _label_spread(scene) if scene.spec.task is Task.REGRESSION else 1.0
+        unit = _label_spread(request, scene) if scene.spec.task is Task.REGRESSION else 1.0
         folders = [ModelFolder.read(request.model_dirs[number]) for number in (request.challenger, request.champion)]
         losses = [
             expected_loss(rows, folder, scene.spec.task) / unit
@@ -158,17 +159,20 @@ def _union(classes: Iterable[Sequence[Any] | None]) -> list[Any] | None:
 
 
 def _losses(
-    frame: pd.DataFrame, scene: Scene, classes: Mapping[int, Sequence[Any] | None], every: Sequence[Any] | None
+    frame: pd.DataFrame,
+    scene: Scene,
+    classes: Mapping[int, Sequence[Any] | None],
+    every: Sequence[Any] | None,
+    unit: float,
 ) -> Floats:
-    """In [0, 1], (n,); 1, the worst, for an answer that is not finite.
+    """In [0, 1], (n,); 1, the worst, for an answer that is not finite. `unit`: of a regression's errors.
 
     Versions may know different `classes`; `code` and losses are over `every` one of them, and a class that a version does not know has
-    probability 0 from it. Raises NoLossError, StrangeScoresError, and AnswersError if two binary versions tell different classes apart.
+    probability 0 from it. Raises StrangeScoresError, and AnswersError if two binary versions tell different classes apart.
     """
     losses = np.ones(len(frame))
     if not len(frame):
         return losses
-    scale = _label_spread(scene) if scene.spec.task is Task.REGRESSION else 1.0
     versions = frame["version"].to_numpy()
     for version in np.unique(versions).tolist():
         rows = np.flatnonzero(versions == version)
@@ -176,17 +180,18 @@ def _losses(
         codes = frame["code"].to_numpy()[rows]
         finite = np.isfinite(scores).reshape(len(rows), -1).all(axis=1)
         if scene.spec.task is Task.REGRESSION:
-            losses[rows[finite]] = regression_losses(codes[finite], scores[finite], scale)
+            losses[rows[finite]] = regression_losses(codes[finite], scores[finite], unit)
         else:
             losses[rows[finite]] = classification_losses(codes[finite], scores[finite])
     return losses
 
 
-def _label_spread(scene: Scene) -> float:
-    """Of the labels in the champion's reference rows. Raises NoLossError if there is none."""
+def _label_spread(request: Request, scene: Scene) -> float:
+    """Of the labels in the reference rows of the version that is compared with, which is the same before and after a promotion: in another
+    unit, what was shown would not be shown any more. Raises NoLossError if there is none."""
     import pandas as pd
 
-    path = scene.folder.path / "reference.parquet"
+    path = request.model_dirs.get(request.champion, scene.folder.path) / "reference.parquet"
     label = scene.spec.data.label
     try:
         labels = pd.read_parquet(path, columns=[label])[label].to_numpy(dtype="float64")

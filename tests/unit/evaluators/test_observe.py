@@ -386,6 +386,22 @@ def test_regressions_are_compared_by_error_in_units_of_the_label_s_spread(tmp_pa
     assert "scaled absolute error" in comparison["sentence"]
 
 
+def test_a_promotion_does_not_change_the_unit_of_errors(tmp_path: Path) -> None:
+    """The challenger is champion now and learnt labels of ten times the spread: what was shown before the promotion is shown still."""
+    before = _regression(tmp_path, np.random.default_rng(1).normal(100, 5, 500).tolist())
+    wide = pd.DataFrame({"late": np.random.default_rng(1).normal(100, 50, 500)})
+    wide.to_parquet(model_folder(tmp_path / "8", task="regression", classes=None, fake=False) / "reference.parquet")
+    dirs = {str(number): str(tmp_path / str(number) / "model") for number in (7, 8)}
+    baking = {**ASKED, "model_dirs": dirs, "promoted_at": (NOW - timedelta(minutes=5)).isoformat()}
+    asked = policy(task="regression", metric="mae", label_delay="1h")
+    promoted = {"number": 8, "model_dir": dirs["8"], "trained_to": None}
+    after = _look(tmp_path, comparison=baking, policy=asked, champion=promoted)["comparison"]
+    assert (after["champion_score"], after["challenger_score"]) == (
+        before["champion_score"],
+        before["challenger_score"],
+    )
+
+
 def test_regression_without_spread_is_undecided(tmp_path: Path) -> None:
     """Reference labels that do not vary give errors no unit: undecided, with the file's name."""
     comparison = _regression(tmp_path, [1.0] * 50)
