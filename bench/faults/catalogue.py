@@ -28,17 +28,13 @@ PROCESSES = 2
 def plan(seeds: range, sound_seeds: range, *, warn_seeds: range = range(0)) -> list[Asked]:
     """Every fault in every stream with each of `seeds`, and controls with each of `sound_seeds`; `warn_seeds`: once more where data quality
     only warns."""
-    sound = [Asked(stream=s, fault=SOUND, seed=seed, quality="hold") for seed in sound_seeds for s in SOURCES]
-    hold, warn = (
-        [
-            Asked(stream=stream, fault=fault, seed=seed, quality=quality)
-            for seed in chosen
-            for fault in FAULTS
-            for stream in SOURCES
-        ]
-        for quality, chosen in zip(QUALITIES, (seeds, warn_seeds), strict=True)
-    )
-    return sound + hold + warn
+    asked = []
+    for quality, chosen in zip(QUALITIES, (seeds, warn_seeds), strict=True):
+        for seed in range(max(chosen.stop, sound_seeds.stop if quality == "hold" else 0)):
+            faults = [SOUND] if quality == "hold" and seed in sound_seeds else []
+            faults += FAULTS if seed in chosen else []
+            asked += [Asked(stream=s, fault=f, seed=seed, quality=quality) for f in faults for s in SOURCES]
+    return asked
 
 
 def play(asked: Sequence[Asked], record: Path, say: Callable[[str], None]) -> list[Found]:
