@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from policies.durations import LONGEST, spell_duration
+from policies.durations import LONGEST, about, spell_duration
 from policies.metrics import METRICS, Task
 
 _TREES = ("sklearn.hist_gradient_boosting", "sklearn.extra_trees")
@@ -195,7 +195,7 @@ def _about_spans(start: Starter) -> list[str]:
 
 
 def _pace_words(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else spell_duration(timedelta(seconds=round(seconds)))
+    return f"{seconds:.2g} s" if seconds < 10 else about(timedelta(seconds=seconds))
 
 
 def _data_lines(start: Starter, numbers: Numbers) -> list[str]:

@@ -33,6 +33,7 @@ ORDER_ROWS_MIN = 100
 BACKWARD_SHARE = 0.01
 ORDER_CORRELATION = 0.98
 """A column that goes back in at most this share of its changes, and whose ranks go so closely with the rows, is a calendar with errors."""
+RENAMED = "is the label by other names: known only when the label is"
 PURITY = 0.995
 GIVEN_AWAY = 0.995
 """Share of labels that a column tells, and correlation with a label, from which it may be the label in other words."""
@@ -310,7 +311,8 @@ def _label_in_other_words(
     """Columns that make up the label by arithmetic, to exclude; and columns that tell it so well that somebody should look."""
     truth = table.sample(label)
     if task is not Task.REGRESSION:
-        return [], [remark for name in names if (remark := _tells_class(name, table.sample(name), truth))]
+        remarks = [remark for name in names if (remark := _tells_class(name, table.sample(name), truth))]
+        return [one for one in remarks if one.why == RENAMED], [one for one in remarks if one.why != RENAMED]
     columns = {name: table.sample(name) for name in names if _is_number(table.column(name))}
     whole = [Remark(column=name, why=why) for names_, why in _sums(columns, truth, label) for name in names_]
     whole = list({remark.column: remark for remark in reversed(whole)}.values())[::-1]
@@ -332,6 +334,8 @@ def _tells_class(name: str, values: Sequence[Any], truth: Sequence[Any]) -> Rema
     told = sum(max(counts.values()) for counts in groups.values()) / max(len(pairs), 1)
     if len(groups) > len(pairs) / 20 or told < PURITY or told - usual < (1 - usual) / 2:
         return None
+    if told == 1 and len(pairs) >= ORDER_ROWS_MIN and len(groups) == len({label for _, label in pairs}):
+        return Remark(column=name, why=RENAMED)
     return Remark(column=name, why=f"alone tells the label in {100 * told:.1f} % of the rows")
 
 

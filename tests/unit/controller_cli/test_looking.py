@@ -108,10 +108,11 @@ def test_columns_that_nearly_are_the_label_are_doubted(tmp_path: Path) -> None:
     assert ([remark.column for remark in near.warned], excluded(near)) == (["near"], set())
     classes = [RANDOM.choice("ab") for _ in range(ROWS)]
     told = look(
-        tmp_path, y=classes, status=["late" if one == "a" else "done" for one in classes],
+        tmp_path, y=classes, status=["done" if one == "b" else RANDOM.choice(["late", "lost"]) for one in classes],
+        renamed=["late" if one == "a" else "done" for one in classes],
         number=[RANDOM.random() + (one == "a") for one in classes], half=[one if RANDOM.random() < 0.8 else "a" for one in classes],
     )  # fmt: skip
-    assert ([remark.column for remark in told.warned], excluded(told)) == (["status", "number"], set())
+    assert ([remark.column for remark in told.warned], excluded(told)) == (["status", "number"], {"renamed"})
 
 
 def test_a_rare_class_is_not_taken_for_one_that_is_told(tmp_path: Path) -> None:
