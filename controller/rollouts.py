@@ -225,6 +225,8 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
         return f"only {rows} of its answers can be compared so far, of {need} needed (rollout.min_labelled_rows)"
     if shown and comparison.state != "no_worse":
         return f"it is not shown yet to be no worse by {draft.policy.spec.rollout.margin:g}; {comparison.sentence}"
+    if shown and counted and comparison.difference is not None and comparison.difference.value > 0:
+        return f"so far it looks worse than the champion, if by less than the margin; {comparison.sentence}"
     return ""
 
 

@@ -11,8 +11,6 @@ from typing import Literal
 from policies.durations import LONGEST, about, spell_duration
 from policies.metrics import METRICS, Task
 
-_TREES = ("sklearn.hist_gradient_boosting", "sklearn.extra_trees")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numbers:
@@ -21,27 +19,29 @@ class Numbers:
 
     holdout: int = 500
     windows: tuple[int, ...] = (2000, 8000)
-    trials: int = 24
+    trials: int = 16
     warm_trials: int = 6
     parallel: int = 2
-    performance: tuple[int, ...] = (250, 1000)
-    confidence: float = 0.999
+    performance: tuple[int, ...] = (250, 500, 1000)
+    confidence: float = 0.9999
     drift_share: float = 0.5
-    drift_window: int = 1000
-    growth: float = 3
+    drift_window: int = 500
+    growth: float = 4
     cooldown: int = 250
-    gate_margin: float = 0.01
+    gate_margin: float = 0.0
     """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
-    gate_confidence: float = 0.6
+    gate_confidence: float = 0.55
+    gate_min_rows: int = 50
+    """Soon after a change there are not many rows of the new world to judge on."""
     bake: int = 100
     deadline: int = 2000
     min_labelled_rows: int = 50
-    rollout_margin: float = 0.02
+    rollout_margin: float = 0.03
     components: Mapping[Task, tuple[str, ...]] = field(
         default_factory=lambda: {
-            Task.BINARY: (*_TREES, "sklearn.logistic_regression"),
-            Task.MULTICLASS: (*_TREES, "sklearn.logistic_regression"),
-            Task.REGRESSION: (*_TREES, "sklearn.ridge"),
+            Task.BINARY: ("sklearn.blend", "sklearn.logistic_regression"),
+            Task.MULTICLASS: ("sklearn.extra_trees", "sklearn.logistic_regression"),
+            Task.REGRESSION: ("sklearn.blend", "sklearn.hist_gradient_boosting"),
         }
     )
     text_component: str = "sklearn.text_linear"
@@ -162,6 +162,7 @@ def _trigger_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
 def _gate_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
     margin, unit = _margin(start, metric, numbers)
     gate = f"metric: {metric}, no_worse_than_champion: {margin}, confidence: {numbers.gate_confidence:g}"
+    gate += f", min_rows: {numbers.gate_min_rows}"
     return [
         "  gates:",
         _noted(f"    - {{{gate}}}", unit),
@@ -182,7 +183,7 @@ def _rollout_lines(start: Starter, numbers: Numbers) -> list[str]:
         _noted(f"    deadline: {deadline}", "not shown by then: the champion stays"),
         f"    min_labelled_rows: {numbers.min_labelled_rows}",
         f"    margin: {numbers.rollout_margin:g}",
-        _noted("    holdback: 0%", "of the traffic, kept with the champion to compare"),
+        _noted("    holdback: 2%", "of the traffic stays with the old champion while the new one is watched"),
     ]
 
 
@@ -232,7 +233,7 @@ def _data_lines(start: Starter, numbers: Numbers) -> list[str]:
 
 def _margin(start: Starter, metric: str, numbers: Numbers) -> tuple[str, str]:
     """How much worse still passes, and the comment on it."""
-    if metric not in _IN_LABEL_UNIT:
+    if metric not in _IN_LABEL_UNIT or not numbers.gate_margin:
         return f"{numbers.gate_margin:g}", ""
     unit = f"in the unit of {_quote(start.label)}"
     if start.spread is None:

@@ -30,6 +30,8 @@ TEXT_DISTINCT_MIN, TEXT_DISTINCT_SHARE, TEXT_SPACED_SHARE = 30, 0.1, 0.5
 """As `pipelines.data.kinds` tells text from categories."""
 ORDER_ROWS_MIN = 100
 """Fewer rows grow by chance."""
+ORDER_VALUES_MIN = 50
+"""A column of fewer values, such as a year or a season's number, is one that a model may need: levels differ, and come back or stay."""
 BACKWARD_SHARE = 0.01
 ORDER_CORRELATION = 0.98
 """A column that goes back in at most this share of its changes, and whose ranks go so closely with the rows, is a calendar with errors."""
@@ -272,6 +274,8 @@ def _follows_the_rows(known: Any, different: int) -> str:
     """Whether a column only counts on with the rows: dates as numbers, counters, numbers or names of batches."""
     import pyarrow.compute as compute
 
+    if different < ORDER_VALUES_MIN:
+        return ""
     before, after = known.slice(0, len(known) - 1), known.slice(1)
     changes = compute.sum(compute.not_equal(before, after)).as_py() or 0
     if not changes:
