@@ -109,7 +109,10 @@ def test_sentence_of_a_failure_and_of_errors() -> None:
     result = _judge({"metric": "log_loss", "no_worse_than_champion": 0.01}, _scored(noise=1.5))
     assert result.verdict is Verdict.FAIL
     assert "; gain (less is better) -" in result.sentence
-    assert f"; at most {number(result.numbers['upper'])} with 95 % confidence, at least -.010 asked; failed" in result.sentence
+    assert (
+        f"; at most {number(result.numbers['upper'])} with 95 % confidence, at least -.010 asked; failed"
+        in result.sentence
+    )
 
 
 def test_undecided_comparison_says_how_many_rows_would_do() -> None:
@@ -168,7 +171,8 @@ def test_used_rows_ask_for_more_confidence_and_the_sentence_says_why() -> None:
     assert used.numbers["lower"] < new.numbers["lower"]
     assert used.numbers["interval"] == new.numbers["interval"]
     assert (
-        "with 99.9 % confidence because 3 earlier cycles used all of these rows, at least 0 asked; inconclusive" in used.sentence
+        "with 99.9 % confidence because 3 earlier cycles used all of these rows, at least 0 asked; inconclusive"
+        in used.sentence
     )
     slices = _judge(SLICES, scored, allowance=spent)
     assert "99.9 % confidence because 3 earlier cycles used all of these rows" in slices.sentence
