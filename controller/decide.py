@@ -144,7 +144,6 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         signals=_trusted(draft, observed) if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
-        baseline_sd=champion.lineage.get("score_sd") if champion else None,
         trained_rows=champion.lineage.get("rows") if champion else None,
         objective=draft.policy.spec.objective.metric,
         trained_to=champion.trained_to if champion else None,
@@ -159,11 +158,23 @@ def _trusted(draft: Draft, observed: Observation) -> Mapping[str, Signal]:
     return incidents.trusted(observed.signals, draft.state.faults) if holds else observed.signals
 
 
+BACKOFFS_MAX = 3
+"""Times that a cooldown grows."""
+
+
+def cooldown(state: ModelState, policy: ModelPolicy) -> timedelta:
+    """How long after the last cycle no other opens by itself: longer while cycles bring nothing, since one more is unlikely to."""
+    grown = min(state.fruitless, BACKOFFS_MAX)
+    return policy.spec.cooldown * float(policy.spec.backoff) ** grown
+
+
 def not_now(state: ModelState, policy: ModelPolicy, now: datetime) -> str:
     """Why no cycle may open by itself at this moment (cooldown, budget), or an empty string."""
     spec = policy.spec
-    if state.last_closed_at is not None and now < state.last_closed_at + spec.cooldown:
-        return f"cooldown lasts until {until(state.last_closed_at + spec.cooldown)}"
+    wait = cooldown(state, policy)
+    if state.last_closed_at is not None and now < state.last_closed_at + wait:
+        vain = f", longer because {state.fruitless} cycles in a row brought nothing" if wait > spec.cooldown else ""
+        return f"cooldown lasts until {until(state.last_closed_at + wait)}{vain}"
     inside = [entry for entry in state.recent_cycles if entry[0] > now - spec.budget.per]
     if len(inside) >= spec.budget.cycles:
         again = until(inside[-spec.budget.cycles][0] + spec.budget.per)

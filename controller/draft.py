@@ -36,6 +36,8 @@ CONTROLLER = "ratchet"
 """The actor of what no person ordered."""
 BOOTSTRAP = "bootstrap"
 """The cause of the cycles that open because nothing serves."""
+FRUITLESS = frozenset({Outcome.REJECTED, Outcome.INCONCLUSIVE, Outcome.ROLLED_BACK, Outcome.FAILED})
+"""Outcomes of cycles that came to their end and brought no new champion."""
 FROZEN_PHASES = frozenset({Phase.PACKAGING, Phase.ROLLING_OUT, Phase.BAKING})
 """Where a freeze holds the cycle; before, it may go on, because it moves no traffic."""
 
@@ -178,6 +180,10 @@ class Draft:
         if outcome in (Outcome.ABORTED, Outcome.ROLLED_BACK):
             self.quarantine(cycle.challenger)
         self.set(refused=remembered(self.state, cycle, outcome, self.now))
+        if outcome is Outcome.PROMOTED:
+            self.set(fruitless=0)
+        elif outcome in FRUITLESS:
+            self.set(fruitless=self.state.fruitless + 1)
         self.set(cycle=None, last_closed_at=self.now, recent_cycles=recent, trigger_memory={})
 
     def finish(self, sentence: str) -> Decision:

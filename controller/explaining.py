@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from controller import views
-from controller.decide import held, not_now
+from controller.decide import cooldown, held, not_now
 from controller.draft import because, until
 from controller.overrides import Verb, version_before
 from controller.state import Cycle, FaultOrigin, ModelState, Outcome, Phase
@@ -230,9 +230,10 @@ def _next_in_rollout(state: ModelState, cycle: Cycle, rollout: Rollout, now: dat
 def _next_without_cycle(state: ModelState, policy: ModelPolicy, now: datetime) -> list[str]:
     spec = policy.spec
     lines = []
-    rest = state.last_closed_at + spec.cooldown if state.last_closed_at is not None else None
+    wait = cooldown(state, policy)
+    rest = state.last_closed_at + wait if state.last_closed_at is not None else None
     if rest is not None and rest > now:
-        lines.append(f"no trigger opens a cycle before {_when(rest, now)} (cooldown {format_duration(spec.cooldown)})")
+        lines.append(f"no trigger opens a cycle before {_when(rest, now)} (cooldown {format_duration(wait)})")
     elif spent := not_now(state, policy, now):
         lines.append(f"no trigger opens a cycle: {spent}")
     if state.champion is None:

@@ -253,6 +253,8 @@ class ModelState:
     faults: tuple[KnownFault, ...] = ()
     """Of what feeds it, that are not gone yet."""
     last_closed_at: datetime | None = None
+    fruitless: int = 0
+    """Cycles in a row that brought no new champion."""
     recent_cycles: tuple[tuple[datetime, float], ...] = ()
     """(opened_at, compute seconds) of cycles inside the budget's period."""
     hold_out_uses: tuple[Mapping[str, Any], ...] = ()

@@ -211,6 +211,8 @@ def _limits(spec: Spec) -> str:
     budget = spec.budget
     compute = f", {span(budget.compute)} of computing" if budget.compute else ""
     rest = f"then triggers rest for {span(spec.cooldown)} after each" if spec.cooldown else "one after the other"
+    if spec.cooldown and spec.backoff > 1:
+        rest += f", {spec.backoff:g} times as long after each in a row that brings nothing"
     return f"Of such cycles there are at most {budget.cycles} in {span(budget.per)}{compute}; {rest}."
 
 

@@ -437,6 +437,8 @@ class Spec(Shape):
     """When a cycle opens by itself; by default never."""
     cooldown: Duration = parse_duration("12h")
     """Time after a cycle in which triggers open no other."""
+    backoff: Annotated[Number, Field(ge=1, le=10)] = 1
+    """What the cooldown is multiplied by for each cycle in a row that brought no new champion, three times at most; 1 is no backoff."""
     budget: Budget = Budget()
     """How much retraining may happen by itself."""
     gates: tuple[Gate, ...] = ()

@@ -23,14 +23,15 @@ class Numbers:
     warm_trials: int = 6
     parallel: int = 2
     performance: tuple[int, ...] = (250, 500, 1000)
-    confidence: float = 0.9999
+    confidence: float = 0.999
     drift_share: float = 0.5
     drift_window: int = 500
     growth: float = 4
     cooldown: int = 250
+    backoff: float = 1.5
     gate_margin: float = 0.0
     """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
-    gate_confidence: float = 0.55
+    gate_confidence: float = 0.85
     gate_min_rows: int = 50
     """Soon after a change there are not many rows of the new world to judge on."""
     bake: int = 100
@@ -155,6 +156,7 @@ def _trigger_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
         _noted(drift, _rows(numbers.drift_window)),
         _noted(f"      - volume: {{growth: {numbers.growth:g}}}", "times the rows that the champion learnt from"),
         _noted(f"  cooldown: {_span(start, numbers.cooldown)}", _rows(numbers.cooldown)),
+        _noted(f"  backoff: {numbers.backoff:g}", "the cooldown grows so while cycles bring nothing"),
         _noted("  budget: {cycles: 100000, per: 365d}", "the cooldown is the bound; lower it to spare machines"),
     ]
 

@@ -60,8 +60,6 @@ class TriggerFacts:
     """Rows on which the champion was scored then; None if that is not known."""
     objective: str = ""
     """The metric that is meant where a trigger names none."""
-    baseline_sd: float | None = None
-    """Standard deviation of the objective's score between blocks of the history as long as those rows; None if that is not known."""
     trained_rows: int | None = None
     """Rows that the champion was trained on; None if that is not known."""
     trained_to: datetime | None = None
@@ -215,8 +213,7 @@ def _performance(
     if rule.confidence is not None:
         if signal.stderr is None or not math.isfinite(signal.stderr):
             return _unknown(f"{words}, but how much of that is chance is unknown {counted}", memory=memory)
-        usual = facts.baseline_sd if rule.metric == facts.objective else None
-        errors = _errors_beyond(rule, value, then, signal.stderr, signal.rows, usual)
+        errors = _errors_beyond(rule, value, then, signal.stderr, signal.rows)
         needed = NormalDist().inv_cdf(rule.confidence)
         words = f"{words}, {errors:.1f} standard errors ({needed:.1f} needed)"
         if errors < needed:
@@ -265,20 +262,17 @@ def _then(rule: Performance, value: float, baseline: float, signal: Signal, fact
     )
 
 
-def _errors_beyond(
-    rule: Performance, value: float, then: _Then, stderr: float, rows: int, usual: float | None
-) -> float:
+def _errors_beyond(rule: Performance, value: float, then: _Then, stderr: float, rows: int) -> float:
     """By how many standard errors a score that is bad lies beyond the rule's limit: the statistic of a one-sided z test.
 
-    Beside a drop, the score before has an error of its own: with n rows now and m then, stderr * sqrt(n / m), where m is not known that of
-    n; and at least `usual`, by which scores differ from block to block while nothing is wrong.
+    Beside a drop, the score before has an error of its own: with n rows now and m then, stderr * sqrt(1 + n / m) is that of the
+    difference; where m is not known, it is taken to be n.
     """
     limit = rule.below if rule.below is not None else rule.above
     if limit is None:
         sign = 1 if METRICS[rule.metric].higher_is_better else -1
         limit = then.score - sign * (rule.drop or 0.0)
-        own = stderr * math.sqrt(rows / (then.rows or rows)) if rows else 0.0
-        stderr = math.hypot(stderr, max(own, usual or 0.0))
+        stderr *= math.sqrt(1 + rows / (then.rows or rows)) if rows else 1.0
     distance = abs(value - limit)
     return distance / stderr if stderr > 0 else math.inf
 

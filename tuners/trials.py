@@ -92,8 +92,6 @@ class Problem:
     space: SearchSpace
     since_change_s: float | None = None
     """Seconds from the last change to the newest row; None if none is known."""
-    rows_holdout: int | None = None
-    """Rows that judge what is chosen."""
 
     @property
     def maximize(self) -> bool:

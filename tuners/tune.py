@@ -127,7 +127,6 @@ def build_problem(
         components={component.name: component for component in components},
         space=space,
         since_change_s=since_change,
-        rows_holdout=prepared.rows_holdout,
     )
 
 
@@ -214,7 +213,6 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
         "failed": known.failed,
         "best": best.value,
         "champion_start": start.value if start is not None else None,
-        "score_sd": score_sd(best, search.problem),
         "compute_s": round(known.cpu_s, 3),
         "stopped_by": search.exhausted_by(known) or "none",
         "metric": metric,
@@ -237,17 +235,6 @@ def beyond_noise(best: FrozenTrial, start: FrozenTrial, metric: Metric) -> bool:
         return best.number != start.number
     gains = (ahead - behind) * (1 if metric.higher_is_better else -1)
     return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
-
-
-def score_sd(trial: FrozenTrial, problem: Problem) -> float | None:
-    """Standard deviation of the score from one block of the history to the next, of blocks as long as the hold-out: how much a score moves
-    while nothing is wrong. None where that cannot be told. Shorter blocks are taken to vary by chance alone.
-    """
-    found = _fold_scores(trial)
-    if len(found) < 2 or not problem.rows_holdout:
-        return None
-    rows = min(len(fold.score) for fold in problem.folds)
-    return float(found.std(ddof=1) * math.sqrt(min(1.0, rows / problem.rows_holdout)))
 
 
 def _fold_scores(trial: FrozenTrial) -> folds.Floats:
