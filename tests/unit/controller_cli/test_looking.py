@@ -14,12 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from controller.cli.looking import Look, LookError, look_at
+from controller.cli.looking import ORDER_VALUES_MIN, Look, LookError, look_at
 from policies.metrics import Task
 
 ROWS = 1_200
 RANDOM = random.Random(5)
 NOISE = [RANDOM.random() for _ in range(ROWS)]
+BATCHES = 2 * ORDER_VALUES_MIN
+BATCH = [i * BATCHES // ROWS for i in range(ROWS)]
+SHUFFLED = RANDOM.sample(range(BATCHES), BATCHES)
 
 
 def look(tmp_path: Path, label: str = "y", time: str | None = None, **columns: Sequence[Any]) -> Look:
@@ -38,9 +41,9 @@ def excluded(seen: Look) -> set[str]:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (range(ROWS), "order of the rows"), ([i // 100 for i in range(ROWS)], "order of the rows"),
-        ([-i / 7 for i in range(ROWS)], "order of the rows"), ([[2, 0, 1][i // 400] for i in range(ROWS)], "order of the rows"),
-        ([f"batch {'cab'[i // 400]}" for i in range(ROWS)], "order of the rows"),
+        (range(ROWS), "order of the rows"), (BATCH, "order of the rows"),
+        ([-i / 7 for i in range(ROWS)], "order of the rows"), ([SHUFFLED[i] for i in BATCH], "order of the rows"),
+        ([f"batch-{SHUFFLED[i]}" for i in BATCH], "order of the rows"),
         ([i + 40 * (i == 600) for i in range(ROWS)], "order of the rows, nearly"),
         ([7] * ROWS, "same in every row"), ([None] * ROWS, "no values"),
         ([f"{RANDOM.getrandbits(64):x}-x" for _ in range(ROWS)], "names the rows"),
@@ -60,11 +63,12 @@ def test_columns_that_teach_nothing_that_lasts_are_left_out(tmp_path: Path, valu
         [RANDOM.random() for _ in range(ROWS)], [i % 24 for i in range(ROWS)], [1 + (i // 50) % 12 for i in range(ROWS)],
         [0 if i < 500 else RANDOM.random() for i in range(ROWS)], [RANDOM.choice("abc") for _ in range(ROWS)],
         [i + 40 * RANDOM.random() for i in range(ROWS)], [RANDOM.random() < 0.01 for _ in range(ROWS)],
+        [i * (ORDER_VALUES_MIN - 1) // ROWS for i in range(ROWS)], [f"store {'cab'[i // 400]}" for i in range(ROWS)],
     ],
-    ids=["noise", "hour", "month", "goes-live", "category", "trend", "rare"],
+    ids=["noise", "hour", "month", "goes-live", "category", "trend", "rare", "year", "store"],
 )  # fmt: skip
 def test_ordinary_features_are_kept(tmp_path: Path, values: Sequence[Any]) -> None:
-    """Hours, months, trends, features that go live: they can be learnt from."""
+    """Hours, months, trends, features that go live, and levels that only rise but are few: they can be learnt from."""
     seen = look(tmp_path, usual=list(values))
     assert seen.excluded == ()
     assert seen.warned == ()
@@ -106,7 +110,7 @@ def test_columns_that_nearly_are_the_label_are_doubted(tmp_path: Path) -> None:
         far=[value + 2 * RANDOM.random() for value in y],
     )
     assert ([remark.column for remark in near.warned], excluded(near)) == (["near"], set())
-    classes = [RANDOM.choice("ab") for _ in range(ROWS)]
+    classes = RANDOM.sample("ab" * (ROWS // 2), ROWS)
     told = look(
         tmp_path, y=classes, status=["done" if one == "b" else RANDOM.choice(["late", "lost"]) for one in classes],
         renamed=["late" if one == "a" else "done" for one in classes],
@@ -142,7 +146,7 @@ def test_pace_of_rows(tmp_path: Path, times: Sequence[Any], row_s: float, arriva
 def test_order_is_that_of_time(tmp_path: Path) -> None:
     """Whether a column goes with the rows is asked of the rows in the order of time, not of the file."""
     order = RANDOM.sample(range(ROWS), ROWS)
-    assert excluded(look(tmp_path, time="t", t=order, batch=[i // 100 for i in order])) == {"batch"}
+    assert excluded(look(tmp_path, time="t", t=order, batch=[BATCH[i] for i in order])) == {"batch"}
 
 
 def test_lag_of_labels(tmp_path: Path) -> None:
