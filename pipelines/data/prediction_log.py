@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,8 @@ _PREDICTIONS = pa.schema(
 )  # fmt: skip
 _LABELS = pa.schema([("id", pa.string()), ("at", _AT), ("label", pa.string())])
 Role = Literal["live", "shadow"]
+Journals: TypeAlias = "dict[Path, tuple[pa.Table, Sequence[str]]]"
+"""Journals that were read, and the sentences on their bad lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +73,13 @@ def read_predictions(
     versions: Collection[int] | None = None,
     features: bool = True,
     problems: list[str] | None = None,
+    journals: Journals | None = None,
 ) -> pd.DataFrame:
     """Predictions with since <= at < until, oldest first.
 
     Columns: id, at (UTC), version, role, key, score, and unless `features` is False one `f.<feature>` a feature. `score` is
     float64 where every score is one number (binary, regression), else holds a float64 array a row; see `score_array`.
-    Sentences about unreadable files are added to `problems`.
+    Sentences about unreadable files are added to `problems`. A journal that is in `journals` is not read again.
     """
     equal: dict[str, Sequence[Any]] = {}
     if role is not None:
@@ -84,7 +87,7 @@ def read_predictions(
     if versions is not None:
         equal["version"] = sorted(versions)
     query = _Query(since=since, until=until, equal=equal, columns=None if features else _PREDICTIONS.names)
-    table = _read_folder(log_dir / "predictions", _PREDICTIONS, query, problems)
+    table = _read_folder(log_dir / "predictions", _PREDICTIONS, query, problems, journals)
     score = table["score"].combine_chunks()
     if pc.all(pc.equal(pc.list_value_length(score), 1), skip_nulls=False, min_count=0).as_py():
         table = table.set_column(table.schema.get_field_index("score"), "score", pc.list_flatten(score))
@@ -97,14 +100,15 @@ def read_labels(
     since: datetime | None = None,
     until: datetime | None = None,
     problems: list[str] | None = None,
+    journals: Journals | None = None,
 ) -> pd.DataFrame:
     """Labels that arrived with since <= at < until, one row an id: of several labels for an id the last to arrive.
 
-    Columns: id, at (UTC), label (JSON scalar as a Python value; None where it is not readable).
+    Columns: id, at (UTC), label (JSON scalar as a Python value; None where it is not readable). `journals` as in `read_predictions`.
     """
     import pandas as pd
 
-    table = _read_folder(log_dir / "labels", _LABELS, _Query(since=since, until=until), problems)
+    table = _read_folder(log_dir / "labels", _LABELS, _Query(since=since, until=until), problems, journals)
     frame = _to_pandas(table.sort_by("at")).drop_duplicates("id", keep="last").reset_index(drop=True)
     codes, uniques = pd.factorize(frame["label"])
     values = [*map(decode_label, uniques), None]
@@ -154,9 +158,10 @@ class AnswerLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderLog:
-    """The log that the runtime writes."""
+    """The log that the runtime writes, for one look: a journal is parsed once, so what is appended to it later is not seen."""
 
     folder: Path
+    _journals: Journals = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def predictions(
         self,
@@ -169,13 +174,14 @@ class FolderLog:
         problems: list[str] | None = None,
     ) -> pd.DataFrame:
         return read_predictions(
-            self.folder, since=since, until=until, role=role, versions=versions, features=features, problems=problems
-        )
+            self.folder, since=since, until=until, role=role, versions=versions, features=features, problems=problems,
+            journals=self._journals,
+        )  # fmt: skip
 
     def labels(
         self, *, since: datetime | None = None, until: datetime | None = None, problems: list[str] | None = None
     ) -> pd.DataFrame:
-        return read_labels(self.folder, since=since, until=until, problems=problems)
+        return read_labels(self.folder, since=since, until=until, problems=problems, journals=self._journals)
 
     def labelled(
         self,
@@ -248,11 +254,14 @@ def feature_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------- files
-def _read_folder(folder: Path, schema: pa.Schema, query: _Query, problems: list[str] | None) -> pa.Table:
+def _read_folder(
+    folder: Path, schema: pa.Schema, query: _Query, problems: list[str] | None, journals: Journals | None
+) -> pa.Table:
     problems = [] if problems is None else problems
+    journals = {} if journals is None else journals
     tables = []
     for stem, suffixes in _stems(folder):
-        table = _read_stem(folder, stem, suffixes, schema, query, problems)
+        table = _read_stem(folder, stem, suffixes, schema, query, problems, journals)
         if table is not None and table.num_rows:
             tables.append(table)
     return _concatenate(tables, schema)
@@ -273,7 +282,13 @@ def _stems(folder: Path) -> list[tuple[str, frozenset[str]]]:
 
 
 def _read_stem(
-    folder: Path, stem: str, suffixes: frozenset[str], schema: pa.Schema, query: _Query, problems: list[str]
+    folder: Path,
+    stem: str,
+    suffixes: frozenset[str],
+    schema: pa.Schema,
+    query: _Query,
+    problems: list[str],
+    journals: Journals,
 ) -> pa.Table | None:
     """One segment; its journal only if there is no segment, or an unreadable one."""
     segment, journal = folder / f"{stem}.parquet", folder / f"{stem}.jsonl"
@@ -287,11 +302,15 @@ def _read_stem(
             if ".jsonl" not in suffixes:
                 return None
     try:
-        return query.select(_read_journal(journal, schema, problems))
+        if journal not in journals:
+            journals[journal] = _read_journal(journal, schema)
+        table, bad = journals[journal]
+        problems.extend(bad)
+        return query.select(table)
     except FileNotFoundError:
         # The journal became a segment since the folder was listed.
         return None if ".parquet" in suffixes else _read_stem(
-            folder, stem, frozenset({".parquet"}), schema, query, problems
+            folder, stem, frozenset({".parquet"}), schema, query, problems, journals
         )  # fmt: skip
     except OSError as error:
         problems.append(f"{journal}: skipped, not readable: {error}")
@@ -329,8 +348,8 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _read_journal(path: Path, schema: pa.Schema, problems: list[str]) -> pa.Table:
-    """All whole lines. A torn last line (the writer died, or is writing now) is no problem; others are reported."""
+def _read_journal(path: Path, schema: pa.Schema) -> tuple[pa.Table, Sequence[str]]:
+    """All whole lines, and the sentence on bad ones. A torn last line (the writer died, or is writing now) is not bad."""
     content = path.read_bytes()
     lines = content.split(b"\n")
     lines.pop()  # what follows the last newline: nothing, or a torn line
@@ -341,12 +360,11 @@ def _read_journal(path: Path, schema: pa.Schema, problems: list[str]) -> pa.Tabl
             bad += 1
         else:
             rows.append(row)
-    if bad:
-        problems.append(f"{path}: {bad} of {len(lines)} lines skipped, not JSON objects of the log's shape")
+    problems = [f"{path}: {bad} of {len(lines)} lines skipped, not JSON objects of the log's shape"] if bad else []
     columns = {f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}
     for name in sorted({name for row in rows for name in row["f"]}):
         columns[FEATURE_PREFIX + name] = _feature_array([row["f"].get(name) for row in rows])
-    return pa.table(columns)
+    return pa.table(columns), problems
 
 
 _JOURNAL_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -232,3 +232,20 @@ def test_labelled_rows_are_counted_once(tmp_path: Path) -> None:
     assert log.count_labelled(since=hours(0), until=hours(5), labels_until=hours(8)) == 2
     assert log.count_labelled(since=hours(1), until=hours(3), labels_until=hours(10)) == 1
     assert log.count_labelled(since=hours(6), until=hours(7), labels_until=hours(10)) == 0
+
+
+def test_a_look_parses_a_journal_once_and_names_its_bad_lines_each_time(tmp_path: Path) -> None:
+    """One `FolderLog` sees one state of a journal, with its bad lines, until it becomes a segment; the next sees what was appended."""
+    write_journal(tmp_path / "predictions", "a", [prediction("1", hours(1)), prediction("2", hours(2))])
+    journal = tmp_path / "predictions" / "a.jsonl"
+    journal.write_bytes(journal.read_bytes() + b"broken\n")
+    log = FolderLog(tmp_path)
+    for since, ids in ((hours(0), ["1", "2"]), (hours(2), ["2"])):
+        problems: list[str] = []
+        assert log.predictions(since=since, problems=problems)["id"].tolist() == ids
+        assert len(problems) == 1
+        assert "1 of 3 lines skipped" in problems[0]
+        write_journal(tmp_path / "predictions", "a", [prediction(str(i), hours(i)) for i in range(1, 5)])
+    assert FolderLog(tmp_path).predictions()["id"].tolist() == ["1", "2", "3", "4"]
+    write_segment(tmp_path / "predictions", "a", [prediction(str(i), hours(i)) for i in range(1, 6)])
+    assert log.predictions()["id"].tolist() == ["1", "2", "3", "4", "5"]
