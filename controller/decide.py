@@ -144,6 +144,7 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         signals=_trusted(draft, observed) if observed is not None and fresh else {},
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
+        fruitless=state.fruitless,
         trained_rows=champion.lineage.get("rows") if champion else None,
         objective=draft.policy.spec.objective.metric,
         trained_to=champion.trained_to if champion else None,

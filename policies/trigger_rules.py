@@ -35,6 +35,7 @@ from policies.trigger_shapes import (
     VolumeTrigger,
 )
 
+_DOUBLINGS_MAX = 10
 CLOCK_SKEW = timedelta(minutes=1)
 """How far ahead of ours the clock of whoever measured may be; facts from further in the future are unknown."""
 
@@ -60,6 +61,8 @@ class TriggerFacts:
     """Rows on which the champion was scored then; None if that is not known."""
     objective: str = ""
     """The metric that is meant where a trigger names none."""
+    fruitless: int = 0
+    """Cycles in a row that brought no new champion."""
     trained_rows: int | None = None
     """Rows that the champion was trained on; None if that is not known."""
     trained_to: datetime | None = None
@@ -341,7 +344,8 @@ def _volume(rule: Volume, value: float, facts: TriggerFacts) -> Look:
         if not facts.trained_rows:
             return _unknown(f"{words} are in, but it is not known on how many the champion was trained")
         assert rule.growth is not None
-        needed = math.ceil((rule.growth - 1) * facts.trained_rows)
+        in_vain = 2 ** min(facts.fruitless, _DOUBLINGS_MAX)  # what as many rows could not better, a few more will not
+        needed = math.ceil((rule.growth * in_vain - 1) * facts.trained_rows)
         why = f" (the champion was trained on {facts.trained_rows})"
     if value >= needed:
         return _fired(f"{words} are in, {needed} or more{why}")

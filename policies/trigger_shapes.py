@@ -127,7 +127,8 @@ class Volume(Shape):
     labelled_rows: PositiveInt | None = None
     """Fires when there are at least this many."""
     growth: Annotated[Number, Field(gt=1)] | None = None
-    """Fires when they and the rows that the champion was trained on are this many times the latter."""
+    """Fires when they and the rows that the champion was trained on are this many times the latter; twice as many after each cycle in
+    vain."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
