@@ -1,4 +1,4 @@
-"""A backtest of elec2 (45,312 rows) with the policy that `ratchet init` prints: seconds, and what came of it. At most 300 s on two cores."""
+"""A backtest of elec2 (45,312 rows) with the policy that `ratchet init` prints: seconds on two cores, and what came of it."""
 
 from __future__ import annotations
 
