@@ -8,7 +8,7 @@ without labels is suspicious by itself: in a quiet night nothing is owed, and a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -57,7 +57,7 @@ class LabelFeed:
     asked: Floats
     """(n,) when each row was predicted, ascending, one a row."""
     arrived: Floats
-    """(n,) when its label came; NaN if it has not."""
+    """(n,) when its label came; NaN if it has not. Before it was predicted, where a client was late to ask."""
     arrivals: Floats
     """(m,) ascending: when labels came during `RHYTHM` or longer, whether their rows are here or not."""
 
@@ -148,7 +148,9 @@ def stalled_label_feed(feed: LabelFeed, subject: str) -> Fault | None:
     """
     last = feed.arrivals[-1] if len(feed.arrivals) else np.nan
     end = min(feed.now - feed.window_s, last)
-    owed = _owed(feed, end)
+    # What was known already when it was predicted owed nothing: a client that catches up would look like a stall.
+    late = feed.arrived < feed.asked
+    owed = _owed(replace(feed, asked=feed.asked[~late], arrived=feed.arrived[~late]), end)
     if owed is None:
         return None
     # The stretch until now that falls shortest of the share: where a cumulative sum (Page 1954) of the shortfall would have begun.

@@ -118,3 +118,17 @@ def test_lags_longer_than_a_few_windows_are_seen(tmp_path: Path) -> None:
     )
     feed = read_feed(FolderLog(log), NOW, timedelta(hours=1), [])
     assert feed.lag_s() == 1_200 * 60
+
+
+def test_rows_that_are_predicted_when_their_labels_are_known_owe_none(tmp_path: Path) -> None:
+    """A client that catches up with half a day at once, while labels came as ever, does not make the feed look stalled."""
+    log = tmp_path / "log"
+    due = np.arange(0.5, 10 * 24 * 60, 2.0)
+    asked = np.where((due > 3 * 60) & (due < 15 * 60), 3 * 60.0, due)
+    ids = [f"r{m:g}" for m in due]
+    write_predictions(log, ids, minutes_before(NOW, asked), [0.5] * len(ids))
+    come = np.flatnonzero(due > 60)
+    write_labels(log, [ids[i] for i in come], minutes_before(NOW, due[come] - 60), [1] * len(come))
+    feed = read_feed(FolderLog(log), NOW, timedelta(days=1), [])
+    assert stalled_label_feed(feed, "late") is None
+    assert feed.lags_s().min() == 0
