@@ -7,13 +7,13 @@ rows only: it is named in `problems`, never fatal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -348,45 +348,56 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+_At: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=253_402_300_800)]
+"""Seconds since 1970, before the year 10000."""
+
+
+class _PredictionLine(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    at: _At
+    version: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    role: str
+    score: list[float]
+    key: str | None = None
+    f: dict[str, float | bool | str | None] | None = None
+
+
+class _LabelLine(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    at: _At
+    label: str
+
+
+_Line: TypeAlias = _PredictionLine | _LabelLine
+
+
 def _read_journal(path: Path, schema: pa.Schema) -> tuple[pa.Table, Sequence[str]]:
     """All whole lines, and the sentence on bad ones. A torn last line (the writer died, or is writing now) is not bad."""
-    content = path.read_bytes()
-    lines = content.split(b"\n")
+    lines = path.read_bytes().split(b"\n")
     lines.pop()  # what follows the last newline: nothing, or a torn line
-    rows, bad = [], 0
-    for line in lines:
-        row = _journal_row(line, schema)
-        if row is None:
-            bad += 1
-        else:
-            rows.append(row)
+    kind: type[_Line] = _PredictionLine if schema is _PREDICTIONS else _LabelLine
+    decoder = msgspec.json.Decoder(kind)
+    rows = [row for line in lines if (row := _journal_row(line, decoder)) is not None]
+    bad = len(lines) - len(rows)
     problems = [f"{path}: {bad} of {len(lines)} lines skipped, not JSON objects of the log's shape"] if bad else []
-    columns = {f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}
-    for name in sorted({name for row in rows for name in row["f"]}):
-        columns[FEATURE_PREFIX + name] = _feature_array([row["f"].get(name) for row in rows])
-    return pa.table(columns), problems
+    columns = {f.name: pa.array([getattr(row, f.name) for row in rows], f.type) for f in schema if f.name != "at"}
+    columns["at"] = pa.array([round(row.at * 1e6) for row in rows], pa.int64()).cast(_AT)
+    features = [row.f or {} for row in rows if isinstance(row, _PredictionLine)]
+    for name in sorted({name for row in features for name in row}):
+        columns[FEATURE_PREFIX + name] = _feature_array([row.get(name) for row in features])
+    return pa.table({f.name: columns.pop(f.name) for f in schema} | columns), problems
 
 
-_JOURNAL_TYPES: dict[str, type | tuple[type, ...]] = {
-    "id": str, "version": int, "role": str, "key": (str, type(None)), "score": list, "label": str,
-}  # fmt: skip
-
-
-def _journal_row(line: bytes, schema: pa.Schema) -> dict[str, Any] | None:
-    """The line as a row with `at` as a datetime and `f` a mapping; None if it is not of the log's shape."""
+def _journal_row(line: bytes, decoder: msgspec.json.Decoder[_Line]) -> _Line | None:
+    """The line as a row; None if it is not of the log's shape."""
     try:
-        row = json.loads(line)
-        row["at"] = datetime.fromtimestamp(row["at"], UTC)
-        row["f"] = dict(row.get("f") or {})
-        row["score"] = [float(number) for number in row.get("score") or ()]
-    except (ValueError, KeyError, TypeError, OverflowError):
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    fits = all(isinstance(row.get(name), _JOURNAL_TYPES[name]) for name in schema.names if name != "at")
-    return row if fits else None
 
 
-def _feature_array(values: list[Any]) -> pa.Array:
-    if any(isinstance(value, str) for value in values):
+def _feature_array(values: list[float | bool | str | None]) -> pa.Array:
+    if str in map(type, values):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
     return pa.array([None if value is None else float(value) for value in values], pa.float64())
 
