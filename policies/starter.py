@@ -19,19 +19,19 @@ class Numbers:
 
     holdout: int = 500
     windows: tuple[int, ...] = (2000, 8000)
-    trials: int = 16
-    warm_trials: int = 6
+    trials: int = 12
+    warm_trials: int = 5
     parallel: int = 2
     performance: tuple[int, ...] = (250, 500, 1000)
-    confidence: float = 0.999
+    confidence: float = 0.99999
     drift_share: float = 0.5
     drift_window: int = 500
     growth: float = 4
-    cooldown: int = 250
+    cooldown: int = 500
     backoff: float = 1.5
-    gate_margin: float = 0.0
+    gate_margin: float = 0.02
     """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
-    gate_confidence: float = 0.85
+    gate_confidence: float = 0.6
     gate_min_rows: int = 50
     """Soon after a change there are not many rows of the new world to judge on."""
     bake: int = 100
