@@ -16,15 +16,20 @@ from typing import Any
 
 import pytest
 
+from policies.metrics import Task
+from policies.starter import NUMBERS
+
 pytestmark = pytest.mark.slow
 
 ROWS, CHANGE = 3_000, 1_500
 RATCHET = (sys.executable, "-m", "controller.cli.main")
 QUICK = {
-    "sklearn.hist_gradient_boosting, sklearn.extra_trees, ": "",
-    "window: [2000s, 8000s, all, since_change]": "window: [500s, all, since_change]",
-    "trials: 24, warm_trials: 6, parallel: 2": "trials: 2, warm_trials: 1, parallel: 1",
-    "holdout: 500s": "holdout: 150s",
+    f"component: [{', '.join(NUMBERS.components[Task.BINARY])}]": "component: [sklearn.logistic_regression]",
+    f"window: [{', '.join(f'{rows}s' for rows in NUMBERS.windows)}, ": "window: [500s, ",
+    f"trials: {NUMBERS.trials}, warm_trials: {NUMBERS.warm_trials}, parallel: {NUMBERS.parallel}": (
+        "trials: 2, warm_trials: 1, parallel: 1"
+    ),
+    f"holdout: {NUMBERS.holdout}s": "holdout: 150s",
 }
 """A policy that trains in seconds."""
 
@@ -36,14 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draws = random.Random(7)
     with (folder / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["t", "a", "b", "month", "y"])
+        writer.writerow(["t", "a", "b", "batch", "y"])
         for i in range(ROWS):
             a, b = draws.random(), draws.random()
             score = (a if i < CHANGE else 1 - a) + 0.3 * b
-            writer.writerow([i, round(a, 4), round(b, 4), i // 300, int(score > 0.65) ^ (draws.random() < 0.03)])
+            writer.writerow([i, round(a, 4), round(b, 4), i // 50, int(score > 0.65) ^ (draws.random() < 0.03)])
     made = ratchet(folder, "init", "--from", "rows.csv", "--label", "y", "--time", "t", "--metric", "accuracy")
     text = made.stdout
-    assert "- month " in text
+    assert "- batch " in text
     for written, quick in QUICK.items():
         assert written in text
         text = text.replace(written, quick)
