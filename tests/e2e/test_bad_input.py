@@ -212,8 +212,8 @@ def test_gaps_that_can_be_dealt_with_are_told_and_the_cycle_goes_on(
     house.rig.apply(house.spec("gaps.csv"))
     number = house.rig.trigger()
     cycle = house.rig.wait_for(lambda m: m["phase"] == "awaiting_approval", "it was judged")["cycle"]
-    house.rig.order("reject")
-    assert house.rig.wait_closed(number)["outcome"] == "rejected"
+    house.rig.order("abort")  # a rejected model would be known again in the next of these tests
+    assert house.rig.wait_closed(number)["outcome"] == "aborted"
     assert [part for part in says if part not in cycle["said"]["preparing"]] == [], cycle["said"]["preparing"]
     house.check_champion()
 
