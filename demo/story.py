@@ -115,6 +115,8 @@ class Story:
     def _poison(self, poisoning: Poisoning, now: datetime) -> None:
         if poisoning.cycle is None:
             if now >= poisoning.after and self.view.cycle is None and self._quiet():
+                # Else weeks go by while files are written and the command starts, and a cycle opens in the middle of it.
+                self._clock.run(FROZEN)
                 self._warehouse.break_with(poisoning.fault)
                 self._refresh(poisoning)
         elif poisoning.outcome is None:
@@ -124,7 +126,6 @@ class Story:
 
     def _refresh(self, poisoning: Poisoning) -> None:
         """Somebody orders a retraining while upstream is broken; unless a trigger was quicker, which does as well."""
-        self._clock.run(FROZEN)  # else weeks go by until the command has started, and a trigger is quicker
         try:
             self.ratchet.run("trigger", MODEL, "--reason", "quarterly refresh", "--yes")
         except DemoError:
