@@ -32,7 +32,7 @@ class Moody:
             time.sleep({SHADOW_S})
         if (frame["color"] == "poison").any():
             raise RuntimeError("poisoned")
-        return 1 / (1 + np.exp(-(frame["x1"] + frame["x2"]).to_numpy()))
+        return 1 / (1 + np.exp(-STEEPNESS * (frame["x1"] + frame["x2"]).to_numpy()))
 
 
 def fit(frame, target, *, features, task, classes, parameters, seed, out_dir):
@@ -189,11 +189,11 @@ def moody_rows(share: float, color: str) -> Any:
     return make
 
 
-def moody_rollout(house: House, **rollout: Any) -> int:
-    """Roll the moody model out in shadow; the number of the cycle."""
+def moody_rollout(house: House, *, steepness: int, **rollout: Any) -> int:
+    """Roll a moody model out in shadow; the number of the cycle. One that answers like a refused one would never get there."""
     code = house.rig.folder / "code"
     code.mkdir(exist_ok=True)
-    (code / "moody.py").write_text(MOODY)
+    (code / "moody.py").write_text(MOODY.replace("STEEPNESS", str(steepness)))
     rollout = {"steps": [{"shadow": LONG}, "100%"], **rollout}
     house.rig.apply(small_spec(train={"entrypoint": "moody:fit", "code": "code"}, rollout=rollout))
     number = house.rig.trigger()
@@ -205,7 +205,7 @@ def test_a_slow_shadow_slows_no_live_answer(house: House) -> None:
     """While every third copy takes the challenger a second and a half, live answers take what they always take."""
     before = house.champion()
     house.new_data(8)
-    number = moody_rollout(house, max_error_share=1.0)
+    number = moody_rollout(house, steepness=1, max_error_share=1.0)
     rows = moody_rows(0.3, "molasses")
     with Clients(house.clients.url, house.clients.model, make_row=rows) as clients:
         answers = clients.more(200)
@@ -222,7 +222,7 @@ def test_a_failing_shadow_fails_no_live_answer_and_is_rolled_back(house: House) 
     """Errors of the shadow reach nobody, are counted, and end the rollout by themselves."""
     before = house.champion()
     house.new_data(9)
-    number = moody_rollout(house)
+    number = moody_rollout(house, steepness=3)
     with Clients(house.clients.url, house.clients.model, make_row=moody_rows(0.3, "poison")) as clients:
         cycle = house.rig.wait_closed(number)
     assert cycle["outcome"] == "rolled_back"
