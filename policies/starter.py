@@ -14,8 +14,8 @@ from policies.metrics import METRICS, Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numbers:
-    """What every first policy starts with, whatever the data; spans are in rows. They were found by replaying recorded streams
-    (docs/benchmarks.md) and are not tuned to any one of them."""
+    """What every first policy starts with, whatever the data; spans are in rows. They come of replays of recorded streams
+    (docs/decisions/0016) and are not tuned to any one of them."""
 
     holdout: int = 500
     windows: tuple[int, ...] = (2000, 8000)
