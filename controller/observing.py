@@ -189,6 +189,7 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
             "trained_to": champion.trained_to.isoformat() if champion.trained_to else None,
             "created_at": champion.created_at.isoformat(),
             "scores": dict(champion.scores),
+            "promised": champion.lineage.get("promised"),
         },
         "comparison": _comparison(state, policy, home),
     }

@@ -240,6 +240,7 @@ def _new_version(draft: Draft, number: int, digest: str) -> Version:
             "verdict": judged["verdict"], "gates": judged["sentence"], "model_digest": trained["model_digest"],
             "component": trained["component"], "parameters": trained["parameters"], "window_s": trained["window_s"],
             "rows": trained["rows"], "judged_rows": judged.get("rows"),
+            "promised": judged.get("promised"),
             "data": prepared["fingerprint"], "code": trained.get("code"),
             "policy": draft.state.policy_digest,
         },

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.sequential import classification_losses
+from pipelines.losses import classification_losses
 from policies.metrics import Task
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -25,13 +25,12 @@ from evaluators.estimate.signal import expected_loss
 from evaluators.scene import Scene, StrangeScoresError, known_labels, logged_scores
 from evaluators.sequential import (
     block_differences,
-    classification_losses,
-    regression_losses,
     sentence,
     weigh,
 )
 from evaluators.wording import count, number
 from pipelines.data.labels import label_key
+from pipelines.losses import classification_losses, regression_losses
 from policies.metrics import Task
 from policies.signals import Comparison
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPREAD_QUANTILES = (0.005, 0.995)
-"""Between these lies the spread of the champion's training labels, which is the unit of a regression's error."""
+"""Labels beyond these count as these in the standard deviation of the champion's training labels, which is the unit of errors."""
 EXPECTED_ROWS = 200
 """Answers of each version, at least, before losses are expected of them."""
 _INSTANT = timedelta(microseconds=1)
@@ -201,7 +200,7 @@ def _label_spread(request: Request, scene: Scene) -> float:
     low, high = np.quantile(labels, SPREAD_QUANTILES) if len(labels) else (0.0, 0.0)
     if high <= low:
         raise NoLossError(f"the labels in the champion's reference rows {path} do not vary, so errors have no unit")
-    return float(high - low)
+    return float(np.clip(labels, low, high).std())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
 from evaluators.baselines import NEVER, baselines
+from evaluators.calibration import promised
 from evaluators.estimate.fitting import keep_estimator
 from evaluators.gates import all_scores, judge_gate
 from evaluators.holdout import HoldOut, read_hold_out
@@ -184,6 +185,7 @@ def _result(spec: Spec, gates: Sequence[GateResult], challenge: Challenge, hold_
         "gates": [result.as_json() for result in gates],
         "scores": all_scores(scored, scored.challenger),
         "champion_scores": None if scored.champion is None else all_scores(scored, scored.champion),
+        "promised": promised(spec.task, scored.labels, scored.challenger),
         "baselines": told,
         "rows": scored.rows,
         "judged_to": _judged_to(hold_out),
@@ -289,6 +291,7 @@ def _only_smoke(verdict: Verdict, sentence: str, rows: int = 0) -> dict[str, Any
         "gates": [gate.as_json()],
         "scores": {},
         "champion_scores": None,
+        "promised": None,
         "baselines": {},
         "rows": rows,
         "judged_to": None,

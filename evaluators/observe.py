@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.answers import AnswersError, ModelFolder
+from evaluators.calibration import calibration
 from evaluators.comparison import Request, compare_live
 from evaluators.drift.measuring import drift
 from evaluators.estimate.signal import estimated_performance
@@ -21,7 +22,14 @@ from evaluators.live import label_coverage, label_lag, performance, volume
 from evaluators.scene import Query, Scene
 from pipelines.data.prediction_log import AnswerLog, FolderLog
 from pipelines.jobs.port import JobContext
-from policies.schema import EstimatedPerformanceTrigger, ModelPolicy, PerformanceTrigger, Spec, trigger_leaves
+from policies.schema import (
+    CalibrationTrigger,
+    EstimatedPerformanceTrigger,
+    ModelPolicy,
+    PerformanceTrigger,
+    Spec,
+    trigger_leaves,
+)
 from policies.signals import Comparison, Signal, SignalKind
 from policies.trigger_rules import TriggerFacts, TriggerState, filters_of, look_at
 
@@ -57,6 +65,7 @@ def run(inputs: Mapping[str, Any], context: JobContext, log: AnswerLog | None = 
         folder=folder,
         trained_to=None if trained_to is None else datetime.fromisoformat(trained_to),
         champion_scores=champion.get("scores") or {},
+        champion_promised=champion.get("promised"),
         champion_since=None if made_at is None else datetime.fromisoformat(made_at),
         lag_window=max((q.window for q in queries if q.window), default=_DEFAULT_LAG_WINDOW),
     )
@@ -85,7 +94,7 @@ def _faults(scene: Scene) -> list[dict[str, Any]]:
 
 
 def speaks_against(spec: Spec, signals: Mapping[str, Signal], scores: Mapping[str, float], now: datetime) -> str | None:
-    """The first sentence of a trigger that looks at a score, measured or estimated, and finds it bad at this moment; None if there is none.
+    """The first sentence of a trigger on a score, measured or estimated, or on calibration, that finds it bad at this moment; None without.
 
     What a trigger waits for (`for: 2h`) is not waited for here: a beginning that may be bad calibrates nothing.
     """
@@ -101,7 +110,7 @@ def speaks_against(spec: Spec, signals: Mapping[str, Signal], scores: Mapping[st
         if isinstance(leaf, PerformanceTrigger):
             rule = leaf.performance.model_copy(update={"for_": timedelta(0)})
             look = look_at(PerformanceTrigger(performance=rule), facts, {})
-        elif isinstance(leaf, EstimatedPerformanceTrigger):
+        elif isinstance(leaf, EstimatedPerformanceTrigger | CalibrationTrigger):
             look = look_at(leaf, facts, {})
         else:
             continue
@@ -114,6 +123,8 @@ def _measure(query: Query, scene: Scene) -> tuple[Signal, Mapping[str, Any]]:
     match query.kind:
         case SignalKind.PERFORMANCE:
             return performance(query, scene), {}
+        case SignalKind.CALIBRATION:
+            return calibration(query, scene), {}
         case SignalKind.DRIFT:
             return drift(query, scene)
         case SignalKind.VOLUME:

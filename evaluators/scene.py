@@ -68,6 +68,8 @@ class Scene:
     """Labels that arrived within this long before `now` tell how late labels come."""
     champion_scores: Mapping[str, float] = field(default_factory=dict)
     """Metric → score with which the champion was promoted."""
+    champion_promised: Sequence[Mapping[str, Any]] | None = None
+    """How far it was off when it was judged: `evaluators.calibration.promised`; None if that is not known."""
     champion_since: datetime | None = None
     """When the champion's version was made."""
     quiet: bool = True

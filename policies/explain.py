@@ -37,6 +37,8 @@ from policies.trigger_shapes import (
     AllOf,
     AnyOf,
     AtLeast,
+    Calibration,
+    CalibrationTrigger,
     Drift,
     DriftTrigger,
     EstimatedPerformance,
@@ -47,6 +49,7 @@ from policies.trigger_shapes import (
     ScheduleTrigger,
     StalenessTrigger,
     TriggerNode,
+    Volume,
     VolumeTrigger,
     children,
 )  # fmt: skip
@@ -152,6 +155,8 @@ def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
     match leaf:
         case PerformanceTrigger():
             return _performance(leaf.performance)
+        case CalibrationTrigger():
+            return _calibration(leaf.calibration)
         case DriftTrigger():
             return _drift(leaf.drift)
         case EstimatedPerformanceTrigger():
@@ -164,10 +169,17 @@ def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
             return f"nothing newer was trained on, and no cycle closed, for {span(leaf.staleness.age)}"
         case VolumeTrigger():
             if leaf.volume.growth is not None:
-                return f"with the labels that have matured since, there are {leaf.volume.growth:g} times the rows that it was trained on"
+                return (
+                    f"with the labels that have matured since, there are {leaf.volume.growth:g} times the rows that it was "
+                    f"trained on{_until(leaf.volume)}"
+                )
             return f"{leaf.volume.labelled_rows} labelled rows have matured since the training"
         case _:
             return "never by itself (manual)"
+
+
+def _until(rule: Volume) -> str:
+    return f", and those were fewer than {rule.until_rows}" if rule.until_rows is not None else ""
 
 
 def _performance(rule: Performance) -> str:
@@ -184,6 +196,13 @@ def _performance(rule: Performance) -> str:
     return f"{rule.metric} over the last {span(rule.window)} (at least {rule.min_rows} rows with labels) {bad}{hold}"
 
 
+def _calibration(rule: Calibration) -> str:
+    return (
+        f"labels deviate from what the champion's answers promise over the last {span(rule.window)} "
+        f"(at least {rule.min_rows} rows with labels), beyond chance ({100 * rule.confidence:g} % sure)"
+    )
+
+
 def _drift(rule: Drift) -> str:
     windows = f"in {rule.for_} windows running, each" if rule.for_ > 1 else "in a window"
     match rule.threshold:
@@ -193,10 +212,16 @@ def _drift(rule: Drift) -> str:
             beyond = ", beyond what the version's first quiet windows showed"
         case distance:
             beyond = f", by a distance of {distance:g} or more"
-    also = f", while {_estimated(rule.only_if.estimated_performance)}" if rule.only_if else ""
+    others = []
+    if rule.only_if is not None and rule.only_if.estimated_performance is not None:
+        others.append(_estimated(rule.only_if.estimated_performance))
+    if rule.only_if is not None and rule.only_if.calibration is not None:
+        others.append(_calibration(rule.only_if.calibration))
+    also = f", while {' and '.join(others)}" if others else ""
+    until = f", if the champion was trained on fewer than {rule.until_rows} rows" if rule.until_rows is not None else ""
     return (
         f"{100 * rule.share:g} % of the features or more drift {windows} of {span(rule.window)} "
-        f"(at least {rule.min_rows} rows){beyond}{also}"
+        f"(at least {rule.min_rows} rows){beyond}{until}{also}"
     )
 
 

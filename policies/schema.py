@@ -52,6 +52,8 @@ from policies.trigger_shapes import (
     AllOf,
     AnyOf,
     AtLeast,
+    Calibration,
+    CalibrationTrigger,
     Drift,
     DriftTrigger,
     EstimatedPerformance,
@@ -72,14 +74,66 @@ from policies.trigger_shapes import (
 )
 
 __all__ = [
-    "NAME_PATTERN", "AllOf", "AnyOf", "AtLeast", "AtLeastGate", "AtMostGate", "BaselineGate", "BetterGate", "Budget",
-    "Confidence", "CsvSource",
-    "DataSpec", "Deploy", "Drift", "DriftTrigger", "EstimatedPerformance", "EstimatedPerformanceTrigger", "FloatRange",
-    "Gate", "IntRange", "LatencyGate", "LogNotice", "Manual", "ManualTrigger", "Metadata", "ModelPolicy", "Name",
-    "NoWorseGate", "Notice", "Objective", "Parameters", "ParquetSource", "Performance", "PerformanceTrigger",
-    "PositiveInt", "PredictionLogSource", "Rollout", "RolloutStep", "Schedule", "ScheduleTrigger", "Shape", "Share",
-    "SizeGate", "SlackNotice", "SliceRule", "SlicesGate", "Source", "Spec", "SqlSource", "Staleness",
-    "StalenessTrigger", "Step", "TrainSpec", "TriggerNode", "TuneSpec", "Volume", "VolumeTrigger", "WebhookNotice",
+    "NAME_PATTERN",
+    "AllOf",
+    "AnyOf",
+    "AtLeast",
+    "AtLeastGate",
+    "AtMostGate",
+    "BaselineGate",
+    "BetterGate",
+    "Budget",
+    "Calibration",
+    "CalibrationTrigger",
+    "Confidence",
+    "CsvSource",
+    "DataSpec",
+    "Deploy",
+    "Drift",
+    "DriftTrigger",
+    "EstimatedPerformance",
+    "EstimatedPerformanceTrigger",
+    "FloatRange",
+    "Gate",
+    "IntRange",
+    "LatencyGate",
+    "LogNotice",
+    "Manual",
+    "ManualTrigger",
+    "Metadata",
+    "ModelPolicy",
+    "Name",
+    "NoWorseGate",
+    "Notice",
+    "Objective",
+    "Parameters",
+    "ParquetSource",
+    "Performance",
+    "PerformanceTrigger",
+    "PositiveInt",
+    "PredictionLogSource",
+    "Rollout",
+    "RolloutStep",
+    "Schedule",
+    "ScheduleTrigger",
+    "Shape",
+    "Share",
+    "SizeGate",
+    "SlackNotice",
+    "SliceRule",
+    "SlicesGate",
+    "Source",
+    "Spec",
+    "SqlSource",
+    "Staleness",
+    "StalenessTrigger",
+    "Step",
+    "TrainSpec",
+    "TriggerNode",
+    "TuneSpec",
+    "Volume",
+    "VolumeTrigger",
+    "WebhookNotice",
     "trigger_leaves",
 ]  # fmt: skip
 
@@ -502,7 +556,11 @@ def _metrics_named(spec: Spec) -> list[tuple[str, str]]:
                 found.append((f"triggers.{place}.metric", leaf.performance.metric))
             case EstimatedPerformanceTrigger() if leaf.estimated_performance.metric is not None:
                 found.append((f"triggers.{place}.metric", leaf.estimated_performance.metric))
-            case DriftTrigger() if leaf.drift.only_if and leaf.drift.only_if.estimated_performance.metric:
+            case DriftTrigger() if (
+                leaf.drift.only_if
+                and leaf.drift.only_if.estimated_performance
+                and leaf.drift.only_if.estimated_performance.metric
+            ):
                 where = f"triggers.{place}.only_if.estimated_performance.metric"
                 found.append((where, leaf.drift.only_if.estimated_performance.metric))
     return found

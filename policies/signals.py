@@ -24,6 +24,8 @@ class SignalKind(StrEnum):
     """Number of matured labelled rows newer than the champion's training rows."""
     ESTIMATED_PERFORMANCE = "estimated_performance"
     """Score of the champion that is to be expected on the newest predictions, from their scores alone: no labels needed."""
+    CALIBRATION = "calibration"
+    """By how many standard errors matured labels deviate from what the champion's answers promised."""
     LABEL_COVERAGE = "label_coverage"
     """Share of the predictions old enough to have matured that do have a label."""
     LABEL_LAG = "label_lag"

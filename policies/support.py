@@ -28,7 +28,7 @@ def _estimates(leaf: object) -> list[tuple[Path, EstimatedPerformance]]:
     match leaf:
         case EstimatedPerformanceTrigger():
             return [((), leaf.estimated_performance)]
-        case DriftTrigger() if leaf.drift.only_if is not None:
+        case DriftTrigger() if leaf.drift.only_if is not None and leaf.drift.only_if.estimated_performance is not None:
             return [(("only_if", "estimated_performance"), leaf.drift.only_if.estimated_performance)]
         case _:
             return []

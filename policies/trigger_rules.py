@@ -19,6 +19,8 @@ from policies.durations import about
 from policies.metrics import METRICS
 from policies.signals import Signal, SignalKind, SignalQuery
 from policies.trigger_shapes import (
+    Calibration,
+    CalibrationTrigger,
     Drift,
     DriftTrigger,
     EstimatedPerformance,
@@ -100,6 +102,8 @@ def query_of(leaf: TriggerNode) -> SignalQuery | None:
         case DriftTrigger(drift=drift):
             threshold = None if drift.threshold == "evidently" else drift.threshold
             return SignalQuery(kind=SignalKind.DRIFT, window=drift.window, min_rows=drift.min_rows, threshold=threshold)
+        case CalibrationTrigger(calibration=rule):
+            return SignalQuery(kind=SignalKind.CALIBRATION, window=rule.window, min_rows=rule.min_rows)
         case EstimatedPerformanceTrigger(estimated_performance=estimate):
             return SignalQuery(
                 kind=SignalKind.ESTIMATED_PERFORMANCE,
@@ -123,7 +127,13 @@ def filters_of(leaf: TriggerNode) -> list[TriggerNode]:
     """What must hold besides, as a leaf of its own."""
     if not isinstance(leaf, DriftTrigger) or leaf.drift.only_if is None:
         return []
-    return [EstimatedPerformanceTrigger(estimated_performance=leaf.drift.only_if.estimated_performance)]
+    asked = leaf.drift.only_if
+    found: list[TriggerNode] = []
+    if asked.estimated_performance is not None:
+        found.append(EstimatedPerformanceTrigger(estimated_performance=asked.estimated_performance))
+    if asked.calibration is not None:
+        found.append(CalibrationTrigger(calibration=asked.calibration))
+    return found
 
 
 def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
@@ -148,7 +158,10 @@ def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -
     match leaf:
         case PerformanceTrigger():
             look = _performance(leaf.performance, query.key, value, signal, facts, memory)
-            return replace(look, changed_at=_changed_at(leaf.performance, look, signal))
+            return replace(look, changed_at=_since(leaf.performance.window, look, signal))
+        case CalibrationTrigger():
+            look = _calibration(leaf.calibration, value, signal)
+            return replace(look, changed_at=_since(leaf.calibration.window, look, signal))
         case DriftTrigger():
             return _drift(leaf.drift, query.key, value, signal, facts, memory)
         case EstimatedPerformanceTrigger():
@@ -163,6 +176,8 @@ def _subject(query: SignalQuery, facts: TriggerFacts) -> str:
     match query.kind:
         case SignalKind.DRIFT:
             return "drift"
+        case SignalKind.CALIBRATION:
+            return "whether answers keep what they promise"
         case SignalKind.VOLUME:
             return "the number of new labelled rows"
         case SignalKind.ESTIMATED_PERFORMANCE:
@@ -235,11 +250,21 @@ def _performance(
     return _quiet(text, memory=remember, next_at=_plus(start, rule.for_))
 
 
-def _changed_at(rule: Performance, look: Look, signal: Signal) -> datetime | None:
+def _since(window: timedelta, look: Look, signal: Signal) -> datetime | None:
     """Where the window shows the change, else its start if it fired: what is bad throughout changed before."""
     if signal.changed_at is not None or look.state is not TriggerState.FIRED or signal.window_end is None:
         return signal.changed_at
-    return _plus(signal.window_end, -rule.window)
+    return _plus(signal.window_end, -window)
+
+
+# ---------------------------------------------------------------- calibration
+def _calibration(rule: Calibration, value: float, signal: Signal) -> Look:
+    """Two-sided: answers may promise too much or too little."""
+    needed = NormalDist().inv_cdf((1 + rule.confidence) / 2)
+    words = f"{signal.detail or 'labels deviate from the answers'}, {value:.1f} standard errors"
+    if value >= needed:
+        return _fired(f"{words}, {needed:.1f} or more ({signal.rows} rows)")
+    return _quiet(f"{words}, fewer than {needed:.1f} ({signal.rows} rows)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,6 +327,9 @@ def _compare(rule: Performance, value: float, then: _Then) -> tuple[bool, str]:
 def _drift(rule: Drift, key: str, value: float, signal: Signal, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
     """Windows count as one after the other only if they do not overlap: the same rows are not evidence twice."""
     counted = f"({signal.rows} rows){f': {signal.detail}' if signal.detail else ''}"
+    if rule.until_rows is not None and (facts.trained_rows or 0) >= rule.until_rows:
+        words = f"{_number(value)} of the features drifted, but the champion was trained on {facts.trained_rows} rows"
+        return _quiet(f"{words}, {rule.until_rows} or more {counted}")
     if value < rule.share:
         return _quiet(f"{_number(value)} of the features drifted, less than {rule.share:g} {counted}")
     kept = _recall(memory, f"{key} share {rule.share:g}", facts)
@@ -344,6 +372,10 @@ def _volume(rule: Volume, value: float, facts: TriggerFacts) -> Look:
         if not facts.trained_rows:
             return _unknown(f"{words} are in, but it is not known on how many the champion was trained")
         assert rule.growth is not None
+        if rule.until_rows is not None and facts.trained_rows >= rule.until_rows:
+            return _quiet(
+                f"{words} are in; the champion was trained on {facts.trained_rows}, {rule.until_rows} or more"
+            )
         in_vain = 2 ** min(facts.fruitless, _DOUBLINGS_MAX)  # what as many rows could not better, a few more will not
         needed = math.ceil((rule.growth * in_vain - 1) * facts.trained_rows)
         why = f" (the champion was trained on {facts.trained_rows})"

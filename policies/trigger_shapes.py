@@ -51,6 +51,17 @@ class Performance(Shape):
         return self
 
 
+class Calibration(Shape):
+    """Whether the champion's answers keep what they promise: probabilities come true as often as they say, predictions err to no side."""
+
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.99999
+    """Fires if answers that keep it would deviate so far by chance in fewer than 1 - confidence of looks."""
+    window: PositiveDuration = parse_duration("1d")
+    """Span of the newest matured rows that are compared with their answers."""
+    min_rows: PositiveInt = 100
+    """With fewer rows it is unknown, and the trigger neither fires nor is quiet."""
+
+
 class EstimatedPerformance(Shape):
     """Score estimated from calibrated confidences, before labels are in (CBPE)."""
 
@@ -80,8 +91,16 @@ DriftThreshold = Annotated[
 class DriftFilter(Shape):
     """Lets drift fire only if it matters. While this is unknown, so is the trigger."""
 
-    estimated_performance: EstimatedPerformance
+    estimated_performance: EstimatedPerformance | None = None
     """The estimated score is bad too, by the rule of the trigger of that name."""
+    calibration: Calibration | None = None
+    """Labels deviate from the answers too, by the rule of the trigger of that name; a lower confidence will do beside drift."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.estimated_performance is None and self.calibration is None:
+            raise ValueError("give estimated_performance, calibration or both")
+        return self
 
 
 class Drift(Shape):
@@ -98,6 +117,8 @@ class Drift(Shape):
     threshold: DriftThreshold = "evidently"
     """From where on a feature has drifted: `evidently` by Evidently's rules; a number is a distance, for every feature; `calibrated`
     learns a distance for each feature from the first quiet windows of the version."""
+    until_rows: PositiveInt | None = None
+    """Not any more once the champion was trained on this many: it has seen most of what there is, so that moving among it does no harm."""
     only_if: DriftFilter | None = None
     """What must hold besides; by default nothing."""
 
@@ -129,11 +150,15 @@ class Volume(Shape):
     growth: Annotated[Number, Field(gt=1)] | None = None
     """Fires when they and the rows that the champion was trained on are this many times the latter; twice as many after each cycle in
     vain."""
+    until_rows: PositiveInt | None = None
+    """Of growth: not any more once the champion was trained on this many, of which twice as many would not teach it much."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if (self.labelled_rows is None) == (self.growth is None):
             raise ValueError("give either labelled_rows or growth")
+        if self.until_rows is not None and self.growth is None:
+            raise ValueError("until_rows goes with growth")
         return self
 
 
@@ -182,6 +207,13 @@ class DriftTrigger(Shape):
 
     drift: Drift
     """How many features, over which windows."""
+
+
+class CalibrationTrigger(Shape):
+    """Fires when labels no longer are what the champion's answers promise, which harder rows alone do not bring about."""
+
+    calibration: Calibration
+    """How sure that must be, over which window."""
 
 
 class EstimatedPerformanceTrigger(Shape):
@@ -240,7 +272,7 @@ class ManualTrigger(Shape):
 
 
 TRIGGER_KEYS = (
-    "any", "all", "at_least", "performance", "drift", "estimated_performance", "schedule", "staleness", "volume",
+    "any", "all", "at_least", "performance", "calibration", "drift", "estimated_performance", "schedule", "staleness", "volume",
     "manual",
 )  # fmt: skip
 
@@ -255,6 +287,7 @@ TriggerNode = Annotated[
     | Annotated[AllOf, Tag("<all>")]
     | Annotated[AtLeast, Tag("<at_least>")]
     | Annotated[PerformanceTrigger, Tag("<performance>")]
+    | Annotated[CalibrationTrigger, Tag("<calibration>")]
     | Annotated[DriftTrigger, Tag("<drift>")]
     | Annotated[EstimatedPerformanceTrigger, Tag("<estimated_performance>")]
     | Annotated[ScheduleTrigger, Tag("<schedule>")]

@@ -15,14 +15,13 @@ from scipy.stats import norm
 
 from evaluators.sequential import (
     block_differences,
-    classification_losses,
     interval,
     log_wealth,
     log_wealth_from,
-    regression_losses,
     sentence,
     weigh,
 )
+from pipelines.losses import classification_losses, regression_losses
 
 ALPHA = 0.05
 SIMULATIONS = 2_000
