@@ -126,18 +126,11 @@ class SearchSpace:
         window = _nearest_window(self.windows, champion.get("window_s")) if self.windows else None
         return Candidate(component=family.name, parameters={**family.given, **known}, window_s=window)
 
-    def incumbent(self, champion: Mapping[str, Any] | None) -> Candidate | None:
-        """What is kept unless something else is clearly better: the champion's recipe; after a change, on the rows since then."""
-        like = self.like_champion(champion)
-        if like is None or self.since_change_s is None:
-            return like
-        return replace(like, window_s=self.since_change_s)
-
     def starts(self, champion: Mapping[str, Any] | None) -> tuple[Candidate, ...]:
         """Where a search begins: the champion, if it is still in the space, and its recipe on each other window; then each family as given.
 
         What to forget is the first question when the world has changed, and the champion's parameters the best guess at all others."""
-        first = self.incumbent(champion)
+        first = self.like_champion(champion)
         candidates = ([first] if first else []) + [self.default(f) for f in self.families]
         candidates[1:1] = [replace(candidates[0], window_s=window) for window in self.windows]
         distinct: dict[str, Candidate] = {}

@@ -25,6 +25,7 @@ from pipelines.data.features import Feature
 from pipelines.jobs.port import RetryableJobError
 from pipelines.jobs.processes import die_with_parent
 from pipelines.jobs.worker import describe
+from pipelines.losses import classification_losses
 from policies.metrics import METRICS, Task
 from tuners.folds import Floats, Fold, Indices, lacks, within_window
 from tuners.space import Candidate, SearchSpace
@@ -48,11 +49,15 @@ if TYPE_CHECKING:
 
 HOPELESS_AFTER = 5
 """Failed trials, with none that succeeded, after which a search gives up."""
+LOSSES = "losses"
+"""User attribute of a trial that came to its end: its mean loss in each block of each fold."""
+BLOCKS = 10
+"""Blocks a fold. Rows close in time are alike, and a block keeps what is alike together."""
 _LOOK_EVERY_S = 0.1
 _DEATHS_WITHOUT_A_TRIAL_MAX = 3
 
 
-FITTED_ROWS_MAX = 20_000
+FITTED_ROWS_MAX = 10_000
 """A trial is fitted on at most so many rows: enough to tell candidates apart, and a search on a long history stays short. What is
 chosen is then trained on all rows."""
 
@@ -61,7 +66,7 @@ def thinned(rows: Indices) -> Indices:
     """At most FITTED_ROWS_MAX of the rows, evenly spaced.
 
     >>> thinned(np.arange(5)).tolist(), len(thinned(np.arange(50_000)))
-    ([0, 1, 2, 3, 4], 20000)
+    ([0, 1, 2, 3, 4], 10000)
     """
     if len(rows) <= FITTED_ROWS_MAX:
         return rows
@@ -97,8 +102,11 @@ class Problem:
     def maximize(self) -> bool:
         return METRICS[self.metric].higher_is_better
 
-    def score(self, candidate: Candidate, fold: Fold) -> float:
-        """Fit on the past part of the fold and score on the rest. Raises ValueError where there is nothing to fit on or no score."""
+    def score(self, candidate: Candidate, fold: Fold) -> tuple[float, list[float]]:
+        """Fit on the past part of the fold and score on the rest: the score, and the mean loss of each block of the rest.
+
+        Raises ValueError where there is nothing to fit on or no score.
+        """
         rows = thinned(self._rows(fold, candidate.window_s))
         if reason := lacks(self.labels, rows, self.classes):
             raise ValueError(f"window {candidate.window_s or 0:g} s leaves {reason}")
@@ -119,7 +127,15 @@ class Problem:
             raise ValueError(
                 f"{self.metric} of a fold is {value}: nothing predicted positive, or predictions not finite"
             )
-        return value
+        losses = self._losses(self.labels[fold.score], predicted)
+        return value, [float(block.mean()) for block in np.array_split(losses, min(BLOCKS, len(losses)))]
+
+    def _losses(self, truth: Floats, predicted: Floats) -> Floats:
+        """Of each row, (n,): what tells two candidates apart on fewer rows than the objective does."""
+        if self.task is not Task.REGRESSION:
+            return classification_losses(truth, predicted)
+        errors = np.abs(truth - predicted)
+        return errors if self.metric == "mae" else np.square(errors)
 
     def _rows(self, fold: Fold, window_s: float | None) -> Indices:
         """The fold's rows to fit on. One since a change begins at the change in every fold."""
@@ -212,14 +228,19 @@ class Search:
         candidate = self.problem.space.suggest(trial)
         for known in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if known.params == trial.params and known.value is not None:
+                trial.set_user_attr(LOSSES, known.user_attrs[LOSSES])
                 return known.value  # small spaces repeat themselves, and the same fit gives the same score
         found: list[float] = []
+        losses: list[float] = []
         for step, fold in enumerate(self.problem.folds):
-            found.append(self.problem.score(candidate, fold))
+            score, of_blocks = self.problem.score(candidate, fold)
+            found.append(score)
+            losses += of_blocks
             trial.report(float(np.mean(found)), step)
             is_last = len(found) == len(self.problem.folds)
             if not is_last and (trial.should_prune() or self._must_stop(study)):
                 raise optuna.TrialPruned
+        trial.set_user_attr(LOSSES, losses)
         return float(np.mean(found))
 
     def _must_stop(self, study: optuna.Study) -> bool:

@@ -30,12 +30,14 @@ from policies.metrics import METRICS, Metric, Task
 from tuners import folds
 from tuners.space import Candidate, SearchSpace, build_space, window_since
 from tuners.study import LOST, Budget, Tally, enqueue, failures
-from tuners.trials import Problem, Search, resume, work, work_in_parallel
+from tuners.trials import LOSSES, Problem, Search, resume, work, work_in_parallel
 
 if TYPE_CHECKING:
     from pipelines.components.base import Component
     from policies.schema import ModelPolicy, Spec
 
+ERRORS_BEYOND_NOISE = 1.645
+"""Standard errors of a difference that chance alone brings about in one of twenty comparisons."""
 _REPORT_EVERY_S = 0.25
 
 
@@ -203,8 +205,9 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
         reasons = failures(trials) or ["no trial came to its end"]
         raise PermanentJobError(f"tune: all {known.ended} trials failed; the first: {reasons[0]}")
     space, metric = search.problem.space, search.problem.metric
-    start = _champion_start(trials) if space.like_champion(champion) else None
-    best = known.best if start is None or beyond_noise(known.best, start, METRICS[metric]) else start
+    start = _incumbent(trials)
+    best = _chosen(known.best, trials, start, METRICS[metric])
+    start = start if space.like_champion(champion) else None
     chosen = space.suggest(optuna.trial.FixedTrial(best.params))
     return {
         **_candidate_json(chosen),
@@ -220,27 +223,32 @@ def output(search: Search, study: optuna.Study, champion: Mapping[str, Any] | No
     }
 
 
-def _champion_start(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The trial of the point that was put first in line, if it came to its end."""
+def _incumbent(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The trial of the point that was put first in line, if it came to its end: the champion's recipe, or else the owner's first choice."""
     first = [t for t in trials if t.user_attrs.get("start") == 0 and LOST not in t.user_attrs]
     return next((t for t in first if t.state is TrialState.COMPLETE), None)
 
 
-def beyond_noise(best: FrozenTrial, start: FrozenTrial, metric: Metric) -> bool:
-    """Whether the best trial beats the incumbent by a standard error of their difference over the folds: the best of several looks
-    better than it is, and what works is not changed for that. Source: L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+def _chosen(
+    best: FrozenTrial, trials: Sequence[FrozenTrial], incumbent: FrozenTrial | None, metric: Metric
+) -> FrozenTrial:
+    """The best trial of those that beat the incumbent by more than noise, or the incumbent."""
+    if incumbent is None or incumbent.value is None:
+        return best
+    sign = -1 if metric.higher_is_better else 1
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
+    better = [t for t in complete if sign * ((t.value or 0.0) - incumbent.value) < 0 and beyond_noise(t, incumbent)]
+    return min(better, key=lambda t: (sign * (t.value or 0.0), t.number), default=incumbent)
+
+
+def beyond_noise(trial: FrozenTrial, incumbent: FrozenTrial) -> bool:
+    """Whether the trial's losses are lower than the incumbent's, block by block of the same rows, by ERRORS_BEYOND_NOISE.
+
+    The best of several looks better than it is, and what works is not changed for that. After the rule of one standard error:
+    L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
     """
-    ahead, behind = _fold_scores(best), _fold_scores(start)
-    if len(ahead) != len(behind) or len(ahead) < 2:
-        return best.number != start.number
-    gains = (ahead - behind) * (1 if metric.higher_is_better else -1)
-    return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
-
-
-def _fold_scores(trial: FrozenTrial) -> folds.Floats:
-    """What each fold scored: the trial reports the means of the first, the first two, … folds."""
-    means = np.array([trial.intermediate_values[step] for step in sorted(trial.intermediate_values)])
-    return np.diff(means * np.arange(1, len(means) + 1), prepend=0.0)
+    gains = np.subtract(incumbent.user_attrs[LOSSES], trial.user_attrs[LOSSES])
+    return bool(len(gains) > 1 and gains.mean() > ERRORS_BEYOND_NOISE * gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def _sentence(chosen: Candidate, known: Tally, best: FrozenTrial, start: FrozenTrial | None, metric: str) -> str:

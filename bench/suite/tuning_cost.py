@@ -88,7 +88,7 @@ def _random(problem: Problem, seed: int) -> tuple[float, float]:
     for _ in range(RANDOM_TRIALS):
         trial = study.ask()
         candidate = problem.space.suggest(trial)
-        study.tell(trial, statistics.fmean(problem.score(candidate, fold) for fold in problem.folds))
+        study.tell(trial, statistics.fmean(problem.score(candidate, fold)[0] for fold in problem.folds))
     return study.best_value, time.monotonic() - began
 
 

@@ -70,7 +70,7 @@ def test_a_class_that_was_not_fitted_has_no_chance() -> None:
     """The component is given the classes that occur, numbered from 0; of the others the answers have probability 0, in their place."""
     shares = Shares()
     asked = problem([0, 2, 2, 2, 3, 3, 2, 1], ["a", "b", "c", "d", "e"], Task.MULTICLASS, "log_loss", shares)
-    value = asked.score(candidate(), asked.folds[0])
+    value, _ = asked.score(candidate(), asked.folds[0])
     assert shares.given == [(["a", "c", "d"], [0, 1, 1, 1, 2, 2])]
     over_all = np.tile([1 / 6, 0, 3 / 6, 2 / 6, 0], (2, 1))
     assert value == scores.score("log_loss", np.array([2.0, 1.0]), over_all, classes=list(range(5)), threshold=0.5)
@@ -81,7 +81,7 @@ def test_a_window_may_know_fewer_classes_than_all_rows() -> None:
     """The newest three rows of the fold hold two classes; a window of one class cannot be fitted on, and says so."""
     shares = Shares()
     asked = problem([0, 2, 1, 2, 1, 1, 2, 1], ["a", "b", "c"], Task.MULTICLASS, "accuracy", shares)
-    assert asked.score(candidate(3.0), asked.folds[0]) == 0.5
+    assert asked.score(candidate(3.0), asked.folds[0])[0] == 0.5
     assert shares.given == [(["b", "c"], [1, 0, 0])]
     with pytest.raises(ValueError, match="window 2 s leaves no row of class 'a' to fit on"):
         asked.score(candidate(2.0), asked.folds[0])
@@ -92,7 +92,7 @@ def test_both_classes_of_a_binary_task_are_needed() -> None:
     shares = Shares()
     shares.binary = True
     asked = problem([1, 1, 0, 1, 1, 1, 1, 0], ["no", "yes"], Task.BINARY, "brier", shares)
-    assert asked.score(candidate(), asked.folds[0]) == pytest.approx(((1 / 6) ** 2 + (5 / 6) ** 2) / 2)
+    assert asked.score(candidate(), asked.folds[0])[0] == pytest.approx(((1 / 6) ** 2 + (5 / 6) ** 2) / 2)
     assert shares.given == [(["no", "yes"], [1, 1, 0, 1, 1, 1])]
     with pytest.raises(ValueError, match="window 3 s leaves no row of class 'no' to fit on"):
         asked.score(candidate(3.0), asked.folds[0])
@@ -102,5 +102,5 @@ def test_a_regression_is_given_its_values() -> None:
     """No classes, nothing numbered."""
     shares = Shares()
     asked = problem([1.5, 2, 3, 4, 5, 6, 7, 9], None, Task.REGRESSION, "mae", shares)
-    assert asked.score(candidate(2.0), asked.folds[0]) == pytest.approx((1.5 + 3.5) / 2)
+    assert asked.score(candidate(2.0), asked.folds[0])[0] == pytest.approx((1.5 + 3.5) / 2)
     assert shares.given == [(None, [5.0, 6.0])]

@@ -26,6 +26,7 @@ from pipelines.jobs.port import JobContext, JobSpec, JobState, Limits, Permanent
 from pipelines.jobs.records import JobFolder
 from policies.metrics import METRICS
 from tuners.study import JOURNAL, LOST, STUDY
+from tuners.trials import LOSSES
 
 CHAMPION = {"number": 4, "component": "test.line", "parameters": {"slope": 1.5, "shift": 0}, "window_s": None}
 
@@ -120,29 +121,34 @@ def test_a_window_since_the_change(tmp_path: Path, changed: str | None, window_s
     assert last_fold == (82 if window_s else 178)  # its newer half is scored, in four folds
 
 
-def _trial(number: int, scores: list[float]) -> FrozenTrial:
-    means = np.cumsum(scores) / np.arange(1, len(scores) + 1)
-    return create_trial(
-        value=float(means[-1]), intermediate_values=dict(enumerate(means.tolist())), user_attrs={"start": number}
-    )
+def _trial(number: int, value: float, losses: list[float]) -> FrozenTrial:
+    return create_trial(value=value, user_attrs={"start": number, LOSSES: losses})
 
 
 @pytest.mark.parametrize(
-    ("best", "beyond"),
+    ("losses", "beyond"),
     [
-        ([0.82, 0.82, 0.83, 0.81], True),
-        ([0.90, 0.70, 0.90, 0.71], False),
-        ([0.80, 0.80, 0.80, 0.80], False),
-        ([0.79, 0.80, 0.80, 0.80], False),
+        ([0.18, 0.18, 0.17, 0.19], True),
+        ([0.10, 0.30, 0.10, 0.29], False),
+        ([0.20, 0.20, 0.20, 0.20], False),
+        ([0.21, 0.20, 0.20, 0.20], False),
     ],
 )
-def test_what_works_is_changed_only_for_what_is_better_beyond_noise(best: list[float], beyond: bool) -> None:
-    """By a standard error of the difference over the folds; and an error is better where it is lower."""
-    start = [0.80, 0.80, 0.81, 0.80]
-    assert tuners.tune.beyond_noise(_trial(1, best), _trial(0, start), METRICS["accuracy"]) is beyond
-    lower = ([1 - score for score in of] for of in (best, start))
-    worse, then = (_trial(number, of) for number, of in enumerate(lower))
-    assert tuners.tune.beyond_noise(worse, then, METRICS["mae"]) is beyond
+def test_what_works_is_changed_only_for_what_is_better_beyond_noise(losses: list[float], beyond: bool) -> None:
+    """By a standard error of the difference of the losses, block by block."""
+    incumbent = _trial(0, 0.80, [0.20, 0.20, 0.19, 0.20])
+    assert tuners.tune.beyond_noise(_trial(1, 0.82, losses), incumbent) is beyond
+
+
+def test_the_best_of_those_beyond_noise_is_chosen() -> None:
+    """Not the best of all, if that may be luck; the owner's first choice has the same right where there is no champion yet."""
+    incumbent = _trial(0, 0.80, [0.20, 0.20, 0.19, 0.20])
+    lucky = _trial(1, 0.90, [0.10, 0.30, 0.10, 0.29])
+    better = _trial(2, 0.82, [0.18, 0.18, 0.17, 0.19])
+    chosen = tuners.tune._chosen(lucky, [incumbent, lucky, better], incumbent, METRICS["accuracy"])
+    assert chosen is better
+    assert tuners.tune._chosen(lucky, [incumbent, lucky], incumbent, METRICS["accuracy"]) is incumbent
+    assert tuners.tune._chosen(lucky, [lucky], None, METRICS["accuracy"]) is lucky
 
 
 def test_a_search_from_a_champion_may_be_shorter(tmp_path: Path) -> None:
