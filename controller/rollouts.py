@@ -170,6 +170,8 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
     left = step.hold - elapsed(_step_since(draft), draft.now)
     if left > timedelta(0):
         return f"{name}: holds for {format_duration(left)} more; {_said(evidence)}"
+    if _shown_to_be_no_better(draft, evidence):
+        return _no_better(draft, evidence)
     whole = rollout.steps[min(index + 1, len(rollout.steps) - 1)].weight == 100
     missing = (
         _health(draft, evidence).doubtful()
@@ -230,6 +232,14 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
     return ""
 
 
+def _shown_to_be_no_better(draft: Draft, evidence: Evidence) -> bool:
+    """Whether more rows will not help: the whole interval of the difference lies on the wrong side, if within the margin."""
+    comparison = evidence.comparison
+    if comparison is None or comparison.difference is None or comparison.difference.low <= 0:
+        return False
+    return not _evidence_missing(draft, evidence, _step_since(draft), shown=False)
+
+
 def _expected_worse(draft: Draft, evidence: Evidence) -> str:
     """Why the challenger's share stays as it is while labels are missing, or an empty string.
 
@@ -258,7 +268,18 @@ def _out_of_time(draft: Draft, evidence: Evidence) -> str:
         draft.mark(draft.cycle.challenger, VersionStatus.QUARANTINED)
         draft.move(Move.GAVE_UP, sentence, kind="cycle.failed", notify=True)
         return sentence
-    sentence = f"the rollout did not end within {deadline}; v{draft.state.champion} serves; {_said(evidence)}"
+    return _end_undecided(draft, evidence, f"the rollout did not end within {deadline}")
+
+
+def _no_better(draft: Draft, evidence: Evidence) -> str:
+    """It will never be shown to be at least as good, so the deadline need not be waited for."""
+    return _end_undecided(
+        draft, evidence, f"v{draft.cycle.challenger} is shown to be worse, if by less than the margin"
+    )
+
+
+def _end_undecided(draft: Draft, evidence: Evidence, reason: str) -> str:
+    sentence = f"{reason}; v{draft.state.champion} serves; {_said(evidence)}"
     numbers = _numbers(evidence.comparison)
     draft.move(Move.UNDECIDED, sentence, kind="cycle.ended_inconclusive", notify=True, **numbers)
     return sentence

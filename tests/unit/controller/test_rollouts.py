@@ -204,6 +204,21 @@ def test_all_the_traffic_asks_for_being_shown_no_worse(step: int, goes: bool) ->
         assert shown.after.champion == (3 if step == 3 else 2)
 
 
+@pytest.mark.parametrize(("low", "ends"), [(0.001, True), (-0.001, False)])
+def test_what_is_shown_to_be_worse_within_the_margin_is_given_up_before_the_deadline(low: float, ends: bool) -> None:
+    """It would never be promoted, and a better one may wait for its turn. Nobody is quarantined for so little."""
+    made = rolling(1, NOW - HOUR)
+    slightly = replace(compared("no_worse"), difference=Estimate(value=0.01, low=low, high=0.019, outcomes=1000))
+    decision = decide(seen(made, slightly), NOW)
+    assert (decision.closed is not None) is ends
+    if decision.closed is not None:
+        assert decision.closed.outcome is Outcome.INCONCLUSIVE
+        assert "v3 is shown to be worse, if by less than the margin; v2 serves" in decision.sentence
+        assert decision.after.versions[3].status is VersionStatus.CANDIDATE
+        few = replace(slightly, challenger_rows=3)
+        assert decide(seen(made, few), NOW).closed is None
+
+
 # ---------------------------------------------------------------- the target away
 def test_time_in_which_traffic_was_not_seen_does_not_count() -> None:
     """A hold of an hour is an hour of traffic, not of silence."""
