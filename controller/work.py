@@ -75,7 +75,8 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
     match cycle.phase:
         case Phase.PREPARING:
             assert cycle.cutoff is not None
-            return {**document, **changed, "now": cycle.cutoff.isoformat()}
+            seen_to = champion.trained_to.isoformat() if champion is not None and champion.trained_to else None
+            return {**document, **changed, "now": cycle.cutoff.isoformat(), "seen_to": seen_to}
         case Phase.TUNING:
             return {
                 **document,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evaluators.baselines import NEVER, Labelled
 from pipelines.data.labels import encode_labels
 from pipelines.data.sources import with_log_columns
+from pipelines.data.unseen import unseen
 from pipelines.jobs.port import PermanentJobError, RetryableJobError
 from policies.metrics import Task
 from policies.schema import DataSpec, SlicesGate, Spec
@@ -43,10 +44,6 @@ class HoldOut:
     """The training rows, likewise; None if they are not there to read."""
     table_rows: int
     """Of the table that these rows are the newest of; 0 if that is not told."""
-
-
-UNSEEN_ROWS_MIN = 100
-"""With fewer rows that the champion was not trained on, those that it was count too."""
 
 
 def read_hold_out(
@@ -92,8 +89,9 @@ def _unseen(
 ) -> NDArray[np.bool_]:
     if time_us is None or champion_trained_to is None:
         return usable
-    unseen = usable & (time_us > round(champion_trained_to.timestamp() * 1e6))
-    return unseen if np.count_nonzero(unseen) >= UNSEEN_ROWS_MIN else usable
+    new = np.zeros(len(usable), dtype=bool)
+    new[usable] = unseen(time_us[usable], round(champion_trained_to.timestamp() * 1e6))
+    return new
 
 
 def _before(prepared: Mapping[str, Any], data: DataSpec, classes: Sequence[Any] | None) -> Labelled | None:

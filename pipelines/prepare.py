@@ -24,6 +24,7 @@ from pipelines import holding, steps
 from pipelines.cache import MAX_BYTES, Entry, StepCache
 from pipelines.data import checks, features, kinds, labels, sources, sql
 from pipelines.data import maturity as maturing
+from pipelines.data.unseen import unseen
 from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
 from policies.schema import ModelPolicy, SlicesGate, Spec
 
@@ -40,12 +41,13 @@ _TABLE, _TRAIN, _HOLDOUT = "table.parquet", "train.parquet", "holdout.parquet"
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Job `pipelines.prepare:run`.
 
-    In: `policy` (JSON), `policy_dir`, `home`, `now` and `changed_at` (ISO 8601; the latter null or absent where no change is known),
-    `model`. Out: `fingerprint` of the prepared rows; paths `train` and `holdout`; `rows_train`, `rows_holdout`, `rows_immature`,
-    `rows_unlabelled`, `rows_table` (all that were read); `trained_to`, `holdout_from` and `holdout_to` (ISO 8601, null without a time
-    column); `features`, `classes` (null for regression); `cached`, `notes`, `sentence`; and what was held because something is wrong
-    with it: `held` (list of `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those that are
-    held, only these three and `inconclusive` and `sentence`, which say so.
+    In: `policy` (JSON), `policy_dir`, `home`, `model`, `now`, `changed_at` and `seen_to` (ISO 8601; `changed_at` is null or absent where no
+    change is known, `seen_to`, the time of the champion's newest training row, where there is no champion). Out: `fingerprint` of the
+    prepared rows; paths `train` and `holdout`; `rows_train`, `rows_holdout`, `rows_immature`, `rows_unlabelled`, `rows_table` (all that
+    were read); `trained_to`, `holdout_from` and `holdout_to` (ISO 8601, null without a time column); `features`, `classes` (null for
+    regression); `cached`, `notes`, `sentence`; and what was held because something is wrong with it: `held` (list of
+    `{"from", "to", "rows", "faults"}`), `rows_held`, `faults`. Where too few rows are left without those that are held, only these three
+    and `inconclusive` and `sentence`, which say so.
 
     Raises PermanentJobError for data that cannot be trained on, RetryableJobError if a source or the cache is away.
     """
@@ -70,7 +72,8 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     )  # fmt: skip
     context.report(text="selecting rows")
     try:
-        selection = select(rows, spec, now, changed_at(inputs, spec), held=found.rows)
+        cuts = Cuts(changed_at=changed_at(inputs, spec), seen_to=_time_of(inputs.get("seen_to")))
+        selection = select(rows, spec, now, cuts, held=found.rows)
     except PermanentJobError as error:
         if not found.rows.any():
             raise
@@ -86,6 +89,10 @@ def parse_policy(value: Mapping[str, Any]) -> ModelPolicy:
         return ModelPolicy.model_validate(value)
     except ValidationError as error:
         raise PermanentJobError(f"policy: {error}") from error
+
+
+def _time_of(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def changed_at(inputs: Mapping[str, Any], spec: Spec) -> datetime | None:
@@ -187,11 +194,21 @@ class Selection:
         return hashlib.sha256(np.packbits([self.train, self.holdout]).tobytes()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cuts:
+    """Moments that may cut a holdout short, so that more of the newest rows are left to train on."""
+
+    changed_at: datetime | None = None
+    """When the world changed."""
+    seen_to: datetime | None = None
+    """Time of the champion's newest training row."""
+
+
 def select(
     table: pd.DataFrame,
     spec: Spec,
     now: datetime,
-    changed_at: datetime | None = None,
+    cuts: Cuts = Cuts(),
     *,
     held: NDArray[np.bool_] | None = None,
 ) -> Selection:
@@ -211,7 +228,7 @@ def select(
         label_time=table[data.label_time] if data.label_time is not None else None,
         label_delay=data.label_delay,
     )
-    train, holdout = split(time, found.counts if held is None else found.counts & ~held, spec, changed_at)
+    train, holdout = split(time, found.counts if held is None else found.counts & ~held, spec, cuts)
     rows = int(train.sum())
     if rows < data.min_rows:
         raise PermanentJobError(
@@ -233,14 +250,15 @@ def select(
 
 
 def split(
-    time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec, changed_at: datetime | None = None
+    time: pd.Series | None, counts: NDArray[np.bool_], spec: Spec, cuts: Cuts = Cuts()
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks (n,) of the rows to train on and of the holdout, among the rows that count. `time` is in ascending order; without it, row i
     lies at second i.
 
     With the largest training window W (or none) and the newest row at T, the holdout is the newest share of the rows of (T - W, T], or its
     last time span; it starts at a time H, never in the middle of rows of one time. Training has the rows of [H - W, H). Where the world
-    changed at C, the holdout is at most a third of the rows since C: else none of the new world would be left to train on.
+    changed at C, the holdout is at most a third of the rows since C: else none of the new world would be left to train on. Rows that the
+    champion was trained on are no holdout: a challenger that may not learn them would be compared with one that did.
     """
     longest, holdout = spec.train.longest_window, spec.data.holdout
     index = np.flatnonzero(counts)
@@ -251,8 +269,10 @@ def split(
     if not len(index):
         return train, kept
     start = _holdout_start(ordinal, holdout, window_us)
-    if changed_at is not None:
-        start = max(start, _start_after_change(ordinal, round(changed_at.timestamp() * _US)))
+    if cuts.changed_at is not None:
+        start = max(start, _start_after_change(ordinal, round(cuts.changed_at.timestamp() * _US)))
+    if cuts.seen_to is not None:
+        start = max(start, int(ordinal[unseen(ordinal, round(cuts.seen_to.timestamp() * _US))][0]))
     kept[index[ordinal >= start]] = True
     older = ordinal < start
     if window_us is not None:

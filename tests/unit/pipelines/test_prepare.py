@@ -162,7 +162,7 @@ def test_split_leaves_something_of_the_new_world(gaps: list[int], changed: int, 
     time = pd.Series([pd.Timestamp(moment) for moment in moments]).dt.as_unit("us")
     counts, at = np.ones(len(gaps), dtype=bool), T0 + timedelta(minutes=changed)
     plain_train, plain = prepare.split(time, counts, spec)
-    train, kept = prepare.split(time, counts, spec, at)
+    train, kept = prepare.split(time, counts, spec, prepare.Cuts(changed_at=at))
     start = time[kept].min()
     assert kept[-1]
     assert (kept == (time >= start).to_numpy()).all()
@@ -325,3 +325,13 @@ def test_progress_is_reported(folder: Path) -> None:
     """People who watch see what the job does."""
     run(folder)
     assert json.loads((folder / "progress.json").read_text()) == {"text": "selecting rows"}
+
+
+@pytest.mark.parametrize(("seen", "held_out"), [(700, 299), (950, 500), (100, 500), (None, 500)])
+def test_rows_that_the_champion_was_trained_on_are_no_hold_out(seen: int | None, held_out: int) -> None:
+    """Of 1,000 rows the newest 500 are kept to judge with, but only those that are new to the champion, if they are 100 or more."""
+    spec = spec_of(data={"holdout": "500s"}, train={"window": "all"})
+    time = pd.Series([pd.Timestamp(T0 + timedelta(seconds=s)) for s in range(1000)]).dt.as_unit("us")
+    cuts = prepare.Cuts(seen_to=None if seen is None else T0 + timedelta(seconds=seen))
+    train, kept = prepare.split(time, np.ones(1000, dtype=bool), spec, cuts)
+    assert (int(kept.sum()), int(train.sum())) == (held_out, 1000 - held_out)
