@@ -22,12 +22,14 @@ class Numbers:
     trials: int = 12
     warm_trials: int = 5
     parallel: int = 2
-    performance: tuple[int, ...] = (250, 500, 1000)
+    calibration: tuple[int, ...] = (250, 500, 1000)
     confidence: float = 0.99999
     drift_share: float = 0.5
     drift_window: int = 500
-    growth: float = 4
-    cooldown: int = 500
+    drift_confidence: float = 0.9
+    growth: float = 2
+    until_rows: int = 20_000
+    cooldown: int = 200
     backoff: float = 1.5
     gate_margin: float = 0.02
     """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
@@ -35,9 +37,12 @@ class Numbers:
     gate_min_rows: int = 50
     """Soon after a change there are not many rows of the new world to judge on."""
     bake: int = 100
-    deadline: int = 2000
+    deadline: int = 750
     min_labelled_rows: int = 50
     rollout_margin: float = 0.03
+    """In Brier's score."""
+    rollout_margin_regression: float = 0.05
+    """In standard deviations of the label."""
     components: Mapping[Task, tuple[str, ...]] = field(
         default_factory=lambda: {
             Task.BINARY: ("sklearn.blend", "sklearn.logistic_regression"),
@@ -45,6 +50,7 @@ class Numbers:
             Task.REGRESSION: ("sklearn.blend", "sklearn.hist_gradient_boosting"),
         }
     )
+    amount_components: tuple[str, ...] = ("sklearn.poisson_boosting", "sklearn.blend")
     text_component: str = "sklearn.text_linear"
     metrics: Mapping[Task, str] = field(
         default_factory=lambda: {Task.BINARY: "roc_auc", Task.MULTICLASS: "accuracy", Task.REGRESSION: "mae"}
@@ -90,6 +96,8 @@ class Starter:
     """How long most labels take to come."""
     spread: float | None = None
     """Mean absolute deviation of a label that is a quantity."""
+    amounts: bool = False
+    """Whether such a label is never negative and has a long tail, as counts and prices have."""
 
 
 def starter_policy(start: Starter, numbers: Numbers = NUMBERS) -> str:
@@ -117,7 +125,7 @@ def starter_policy(start: Starter, numbers: Numbers = NUMBERS) -> str:
             f"  objective: {{metric: {metric.name}}}",
             "",
             "  # A cycle (search, train, judge, roll out) opens when any of these holds.",
-            *_trigger_lines(start, metric.name, numbers),
+            *_trigger_lines(start, numbers),
             "",
             "  # What a challenger must pass before it may serve.",
             *_gate_lines(start, metric.name, numbers),
@@ -133,28 +141,33 @@ def starter_policy(start: Starter, numbers: Numbers = NUMBERS) -> str:
 
 def _training_lines(start: Starter, numbers: Numbers) -> list[str]:
     components = (numbers.text_component,) if start.text else numbers.components[start.task]
+    if start.amounts and not start.text:
+        components = numbers.amount_components
     spans = ", ".join(_span(start, rows) for rows in numbers.windows)
     trials = f"trials: {numbers.trials}, warm_trials: {numbers.warm_trials}, parallel: {numbers.parallel}, timeout: 10m"
     return [
         "  train:",
         f"    component: [{', '.join(components)}]",
-        _noted(f"    window: [{spans}, all, since_change]", " and ".join(f"{rows:,}" for rows in numbers.windows) + " rows"),
+        _noted(f"    window: [all, {spans}, since_change]", " and ".join(f"{rows:,}" for rows in numbers.windows) + " rows"),
         _noted("    refit: true", "what passed learns the rows that judged it, too"),
         f"  tune: {{{trials}}}",
     ]  # fmt: skip
 
 
-def _trigger_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
-    rule = f"metric: {metric}, drop: 0, confidence: {numbers.confidence:g}, window: "
-    performance = [f"      - performance: {{{rule}{_span(start, rows)}}}" for rows in numbers.performance]
-    width = max(map(len, performance))
-    drift = f"      - drift: {{share: {numbers.drift_share:g}, window: {_span(start, numbers.drift_window)}}}"
+def _trigger_lines(start: Starter, numbers: Numbers) -> list[str]:
+    rule = f"confidence: {numbers.confidence:g}, window: "
+    calibration = [f"      - calibration: {{{rule}{_span(start, rows)}}}" for rows in numbers.calibration]
+    width = max(map(len, calibration))
+    window = _span(start, numbers.drift_window)
+    also = f"calibration: {{confidence: {numbers.drift_confidence:g}, window: {window}}}"
+    until = f"until_rows: {numbers.until_rows}"
+    drift = f"      - drift: {{share: {numbers.drift_share:g}, window: {window}, {until}, only_if: {{{also}}}}}"
     return [
         "  triggers:",
         "    any:",
-        *(_noted(line.ljust(width), _rows(rows)) for line, rows in zip(performance, numbers.performance, strict=True)),
-        _noted(drift, _rows(numbers.drift_window)),
-        _noted(f"      - volume: {{growth: {numbers.growth:g}}}", "times the rows that the champion learnt from"),
+        *(_noted(line.ljust(width), _rows(rows)) for line, rows in zip(calibration, numbers.calibration, strict=True)),
+        f"      - volume: {{growth: {numbers.growth:g}, until_rows: {numbers.until_rows}}} # times the rows that it learnt from",
+        drift,
         _noted(f"  cooldown: {_span(start, numbers.cooldown)}", _rows(numbers.cooldown)),
         _noted(f"  backoff: {numbers.backoff:g}", "the cooldown grows so while cycles bring nothing"),
         _noted("  budget: {cycles: 100000, per: 365d}", "the cooldown is the bound; lower it to spare machines"),
@@ -174,6 +187,7 @@ def _gate_lines(start: Starter, metric: str, numbers: Numbers) -> list[str]:
 
 
 def _rollout_lines(start: Starter, numbers: Numbers) -> list[str]:
+    regression = start.task is Task.REGRESSION
     lag_s = max(start.label_lag, start.label_delay or timedelta(0)).total_seconds()
     bake = _spelled(start, numbers.bake * start.row_s + lag_s)
     deadline = _spelled(start, max(numbers.deadline * start.row_s, numbers.lags * lag_s))
@@ -184,7 +198,12 @@ def _rollout_lines(start: Starter, numbers: Numbers) -> list[str]:
         _noted(f"    bake: {bake}", watched),
         _noted(f"    deadline: {deadline}", "not shown by then: the champion stays"),
         f"    min_labelled_rows: {numbers.min_labelled_rows}",
-        f"    margin: {numbers.rollout_margin:g}",
+        _noted(
+            f"    margin: {numbers.rollout_margin_regression:g}"
+            if regression
+            else f"    margin: {numbers.rollout_margin:g}",
+            "of the label's standard deviation" if regression else "of Brier's score",
+        ),
         _noted("    holdback: 2%", "of the traffic stays with the old champion while the new one is watched"),
     ]
 

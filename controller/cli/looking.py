@@ -75,6 +75,8 @@ class Look:
     """After how long nine of ten labels were known."""
     spread: float | None = None
     """Mean absolute deviation of a label that is a quantity."""
+    amounts: bool = False
+    """Whether the label is a quantity that is never negative and has a long tail, as counts and prices have."""
 
 
 class LookError(ValueError):
@@ -132,6 +134,7 @@ def look_at(source: Path, *, label: str, time: str | None, label_time: str | Non
         kind="parquet" if parquet else "csv", columns=columns, rows=table.data.num_rows, task=task, excluded=(*excluded, *sums),
         warned=tuple(warned), texts=tuple(texts), row_s=_pace(known), arrivals=arrivals, lag_s=lag,
         spread=_spread(table.sample(label)) if task is Task.REGRESSION else None,
+        amounts=task is Task.REGRESSION and _are_amounts(table.sample(label)),
     )  # fmt: skip
 
 
@@ -225,6 +228,15 @@ def _spread(values: Sequence[Any]) -> float | None:
         return None
     middle = sum(numbers) / len(numbers)
     return sum(abs(number - middle) for number in numbers) / len(numbers) or None
+
+
+def _are_amounts(values: Sequence[Any]) -> bool:
+    """
+    >>> _are_amounts([0, 1, 1, 2, 9]), _are_amounts([-1, 1, 1, 2, 9]), _are_amounts([7, 8, 9])
+    (True, False, False)
+    """
+    numbers = sorted(float(value) for value in values if _finite(value))
+    return bool(numbers) and numbers[0] >= 0 and sum(numbers) / len(numbers) > numbers[len(numbers) // 2]
 
 
 # ---------------------------------------------------------------- columns that are no features

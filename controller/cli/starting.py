@@ -73,6 +73,7 @@ def _starter(
         exclude=dict.fromkeys(exclude, "") | {remark.column: remark.why for remark in look.excluded},
         doubtful={remark.column: remark.why for remark in look.warned},
         row_s=look.row_s, arrivals=look.arrivals, label_lag=timedelta(seconds=look.lag_s), spread=look.spread,
+        amounts=look.amounts,
     )  # fmt: skip
 
 

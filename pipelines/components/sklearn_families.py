@@ -120,6 +120,11 @@ def _hist_gradient_boosting(features: Sequence[Feature], task: Task, p: Paramete
     return _pipeline(prepare, kind(**p, **options))
 
 
+def _poisson_boosting(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
+    """For counts and amounts, which are not negative and whose errors grow with them: effects multiply."""
+    return _hist_gradient_boosting(features, task, {**p, "loss": "poisson"}, seed)
+
+
 def _random_forest(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
@@ -232,6 +237,23 @@ FAMILIES = (
         build=_hist_gradient_boosting,
     ),
     SklearnFamily(
+        name="sklearn.poisson_boosting",
+        tasks=frozenset({Task.REGRESSION}),
+        ranges={
+            "learning_rate": FloatRange(low=0.03, high=0.2, log=True),
+            "max_iter": IntRange(low=100, high=500, log=True),
+            "max_leaf_nodes": IntRange(low=7, high=63, log=True),
+        },
+        parameters={
+            "learning_rate": 0.08,
+            "max_iter": 300,
+            "max_leaf_nodes": 31,
+            "min_samples_leaf": 20,
+            "l2_regularization": 1e-3,
+        },
+        build=_poisson_boosting,
+    ),
+    SklearnFamily(
         name="sklearn.random_forest",
         tasks=_ALL_TASKS,
         ranges={
@@ -274,7 +296,7 @@ FAMILIES = (
             "ngram_max": IntRange(low=1, high=2),
             "min_df": IntRange(low=1, high=10, log=True),
         },
-        parameters={"C": 1.0, "ngram_max": 1, "min_df": 2, "max_features": 50_000, "max_iter": 300},
+        parameters={"C": 10.0, "ngram_max": 1, "min_df": 2, "max_features": 50_000, "max_iter": 300},
         build=_text_linear,
     ),
 )
