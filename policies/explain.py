@@ -199,7 +199,7 @@ def _performance(rule: Performance) -> str:
 def _calibration(rule: Calibration) -> str:
     return (
         f"labels deviate from what the champion's answers promise over the last {span(rule.window)} "
-        f"(at least {rule.min_rows} rows with labels), beyond chance ({100 * rule.confidence:g} % sure)"
+        f"(at least {rule.min_rows} rows with labels), by {rule.standard_errors:g} standard errors or more"
     )
 
 

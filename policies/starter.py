@@ -23,10 +23,10 @@ class Numbers:
     warm_trials: int = 5
     parallel: int = 2
     calibration: tuple[int, ...] = (250, 500, 1000)
-    confidence: float = 0.99999
+    calibration_errors: float = 5.2
     drift_share: float = 0.5
     drift_window: int = 500
-    drift_confidence: float = 0.9
+    drift_errors: float = 1.6
     growth: float = 2
     until_rows: int = 20_000
     cooldown: int = 200
@@ -155,11 +155,11 @@ def _training_lines(start: Starter, numbers: Numbers) -> list[str]:
 
 
 def _trigger_lines(start: Starter, numbers: Numbers) -> list[str]:
-    rule = f"confidence: {numbers.confidence:g}, window: "
+    rule = f"standard_errors: {numbers.calibration_errors:g}, window: "
     calibration = [f"      - calibration: {{{rule}{_span(start, rows)}}}" for rows in numbers.calibration]
     width = max(map(len, calibration))
     window = _span(start, numbers.drift_window)
-    also = f"calibration: {{confidence: {numbers.drift_confidence:g}, window: {window}}}"
+    also = f"calibration: {{standard_errors: {numbers.drift_errors:g}, window: {window}}}"
     until = f"until_rows: {numbers.until_rows}"
     drift = f"      - drift: {{share: {numbers.drift_share:g}, window: {window}, {until}, only_if: {{{also}}}}}"
     return [

@@ -260,7 +260,7 @@ def _since(window: timedelta, look: Look, signal: Signal) -> datetime | None:
 # ---------------------------------------------------------------- calibration
 def _calibration(rule: Calibration, value: float, signal: Signal) -> Look:
     """Two-sided: answers may promise too much or too little."""
-    needed = NormalDist().inv_cdf((1 + rule.confidence) / 2)
+    needed = rule.standard_errors
     words = f"{signal.detail or 'labels deviate from the answers'}, {value:.1f} standard errors"
     if value >= needed:
         return _fired(f"{words}, {needed:.1f} or more ({signal.rows} rows)")

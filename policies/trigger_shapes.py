@@ -54,8 +54,8 @@ class Performance(Shape):
 class Calibration(Shape):
     """Whether the champion's answers keep what they promise: probabilities come true as often as they say, predictions err to no side."""
 
-    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.99999
-    """Fires if answers that keep it would deviate so far by chance in fewer than 1 - confidence of looks."""
+    standard_errors: _PositiveNumber = 5.0
+    """Fires from so many standard errors of deviation on; by chance alone 5 come about in one of millions of independent looks."""
     window: PositiveDuration = parse_duration("1d")
     """Span of the newest matured rows that are compared with their answers."""
     min_rows: PositiveInt = 100
@@ -94,7 +94,7 @@ class DriftFilter(Shape):
     estimated_performance: EstimatedPerformance | None = None
     """The estimated score is bad too, by the rule of the trigger of that name."""
     calibration: Calibration | None = None
-    """Labels deviate from the answers too, by the rule of the trigger of that name; a lower confidence will do beside drift."""
+    """Labels deviate from the answers too, by the rule of the trigger of that name; fewer errors will do beside drift."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from pipelines.components.base import Component
     from policies.schema import ModelPolicy, Spec
 
-ERRORS_BEYOND_NOISE = 1.645
-"""Standard errors of a difference that chance alone brings about in one of twenty comparisons."""
 _REPORT_EVERY_S = 0.25
 
 
@@ -242,13 +240,13 @@ def _chosen(
 
 
 def beyond_noise(trial: FrozenTrial, incumbent: FrozenTrial) -> bool:
-    """Whether the trial's losses are lower than the incumbent's, block by block of the same rows, by ERRORS_BEYOND_NOISE.
+    """Whether the trial's losses are lower than the incumbent's, block by block of the same rows, by a standard error.
 
-    The best of several looks better than it is, and what works is not changed for that. After the rule of one standard error:
-    L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+    The best of several looks better than it is, and what works is not changed for that.
+    Source: L. Breiman et al., Classification and Regression Trees (1984), 3.4.3.
     """
     gains = np.subtract(incumbent.user_attrs[LOSSES], trial.user_attrs[LOSSES])
-    return bool(len(gains) > 1 and gains.mean() > ERRORS_BEYOND_NOISE * gains.std(ddof=1) / math.sqrt(len(gains)))
+    return bool(len(gains) > 1 and gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def _sentence(chosen: Candidate, known: Tally, best: FrozenTrial, start: FrozenTrial | None, metric: str) -> str:

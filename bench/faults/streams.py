@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.faults.corruptions import Meaning
+from policies.starter import NUMBERS
 
 FOLDER = Path(os.environ.get("RATCHET_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FIRST_ROWS = 3_000
@@ -28,10 +29,6 @@ REPLAYED_ROWS = 3_200
 """At most, until that cycle is over."""
 SEGMENT_ROWS = FIRST_ROWS + REPLAYED_ROWS
 TIME = "at"
-GATE_MARGIN = 0.03
-"""In the metric, on the hold-out."""
-LIVE_MARGIN = 0.01
-"""In Brier score (scaled absolute error), on live rows: about what the margins of `SOURCES` are in it. At .02 some worse ones pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +76,10 @@ def meaning(name: str) -> Meaning:
 
 
 def policy_text(name: str, path: Path, *, quality: str, seed: int) -> str:
-    """A policy that opens a cycle when the champion's rows are `QUIET_ROWS` old.
-
-    Its gate is wide, because the hold-out comes from the same snapshot and may be as broken as the training rows; live rows decide.
-    """
+    """A cycle opens when the champion's rows are `QUIET_ROWS` old; judgement and rollout are those of `ratchet init`."""
     source = SOURCES[name]
+    margin = NUMBERS.rollout_margin_regression if source.regression else NUMBERS.rollout_margin
+    rollout = f"bake: {NUMBERS.bake}s, min_labelled_rows: {NUMBERS.min_labelled_rows}, deadline: {NUMBERS.deadline}s, margin: {margin}"
     linear = "sklearn.ridge" if source.regression else "sklearn.logistic_regression"
     return f"""apiVersion: ratchet.dev/v1
 kind: ModelPolicy
@@ -97,6 +93,6 @@ spec:
   triggers: {{any: [staleness: {QUIET_ROWS}s]}}
   cooldown: 250s
   budget: {{cycles: 1000, per: 365d}}
-  gates: [{{metric: {source.metric}, no_worse_than_champion: {GATE_MARGIN}, confidence: 0.6}}]
-  rollout: {{steps: [shadow: 0s, 100%: 0s], bake: 100s, min_labelled_rows: 50, deadline: 2000s, margin: {LIVE_MARGIN}, holdback: 0%}}
+  gates: [{{metric: {source.metric}, no_worse_than_champion: {NUMBERS.gate_margin}, confidence: {NUMBERS.gate_confidence}}}]
+  rollout: {{steps: [shadow: 0s, 100%: 0s], {rollout}, holdback: 0%}}
 """

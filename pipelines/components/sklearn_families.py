@@ -144,7 +144,7 @@ def _extra_trees(features: Sequence[Feature], task: Task, p: Parameters, seed: i
 
 
 def _blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
-    """The mean of models that err differently: boosted trees, random trees, and for classes a linear model.
+    """The mean of two models that err differently: boosted trees and random trees.
 
     Where the world moves there are few rows to choose a family by; the mean of several is seldom far from the best of them. Sources:
     L. Hansen, P. Salamon, Neural network ensembles, IEEE PAMI 12 (1990) 993-1001; J. Bates, C. Granger, The combination of forecasts,
@@ -161,10 +161,7 @@ def _blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) ->
         ("boosted", _hist_gradient_boosting(features, task, boosted, seed)),
         ("random", _extra_trees(features, task, random, seed)),
     ]
-    if task is Task.REGRESSION:
-        return VotingRegressor(members)
-    linear = _logistic_regression(features, task, {"C": 1.0, "max_iter": 300}, seed)
-    return VotingClassifier([*members, ("linear", linear)], voting="soft")
+    return VotingRegressor(members) if task is Task.REGRESSION else VotingClassifier(members, voting="soft")
 
 
 def _logistic_regression(features: Sequence[Feature], _task: Task, p: Parameters, seed: int) -> Any:

@@ -129,8 +129,8 @@ def test_any_categories_are_judged_as_evidently_does(
 def test_any_truth_values_are_judged_as_evidently_does(
     reference: list[float], window: list[float], old: int, new: int
 ) -> None:
-    """Booleans reach Evidently as categories, whatever numbers stand for them."""
-    _hold(pd.Series(np.repeat(reference, old)), pd.Series(np.repeat(window, new)), "boolean")
+    """Booleans reach Evidently as categories, whatever numbers stand for them; to it minus zero is another category than zero."""
+    _hold(pd.Series(np.repeat(reference, old) + 0.0), pd.Series(np.repeat(window, new) + 0.0), "boolean")
 
 
 def _hold(reference: pd.Series, window: pd.Series, kind: str) -> None:
