@@ -28,7 +28,7 @@ class Numbers:
     drift_window: int = 500
     drift_errors: float = 1.6
     growth: float = 2
-    until_rows: int = 20_000
+    until_rows: int = 50_000
     cooldown: int = 200
     backoff: float = 1.5
     gate_margin: float = 0.02
