@@ -45,12 +45,12 @@ class Numbers:
     """In standard deviations of the label."""
     components: Mapping[Task, tuple[str, ...]] = field(
         default_factory=lambda: {
-            Task.BINARY: ("sklearn.blend", "sklearn.logistic_regression"),
+            Task.BINARY: ("sklearn.blend", "sklearn.tree_blend", "sklearn.logistic_regression"),
             Task.MULTICLASS: ("sklearn.extra_trees", "sklearn.logistic_regression"),
-            Task.REGRESSION: ("sklearn.blend", "sklearn.hist_gradient_boosting"),
+            Task.REGRESSION: ("sklearn.tree_blend", "sklearn.hist_gradient_boosting"),
         }
     )
-    amount_components: tuple[str, ...] = ("sklearn.poisson_boosting", "sklearn.blend")
+    amount_components: tuple[str, ...] = ("sklearn.poisson_boosting", "sklearn.tree_blend")
     text_component: str = "sklearn.text_linear"
     metrics: Mapping[Task, str] = field(
         default_factory=lambda: {Task.BINARY: "roc_auc", Task.MULTICLASS: "accuracy", Task.REGRESSION: "mae"}

@@ -143,7 +143,7 @@ def _extra_trees(features: Sequence[Feature], task: Task, p: Parameters, seed: i
     return _pipeline(prepare, kind(**p, random_state=seed))
 
 
-def _blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
+def _tree_blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
     """The mean of two models that err differently: boosted trees and random trees.
 
     Where the world moves there are few rows to choose a family by; the mean of several is seldom far from the best of them. Sources:
@@ -152,16 +152,28 @@ def _blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) ->
     """
     from sklearn.ensemble import VotingClassifier, VotingRegressor
 
+    members = _trees(features, task, p, seed)
+    return VotingRegressor(members) if task is Task.REGRESSION else VotingClassifier(members, voting="soft")
+
+
+def _blend(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> Any:
+    """The same with a linear model, which goes on where trees stand still: beyond what was seen."""
+    from sklearn.ensemble import VotingClassifier
+
+    linear = _logistic_regression(features, task, {"C": 1.0, "max_iter": 300}, seed)
+    return VotingClassifier([*_trees(features, task, p, seed), ("linear", linear)], voting="soft")
+
+
+def _trees(features: Sequence[Feature], task: Task, p: Parameters, seed: int) -> list[tuple[str, Any]]:
     boosted = {
         "learning_rate": p["learning_rate"], "max_iter": p["max_iter"], "max_leaf_nodes": p["max_leaf_nodes"],
         "l2_regularization": p["l2_regularization"],
     }  # fmt: skip
     random = {"n_estimators": p["n_estimators"], "min_samples_leaf": p["min_samples_leaf"], "max_features": 0.6}
-    members = [
+    return [
         ("boosted", _hist_gradient_boosting(features, task, boosted, seed)),
         ("random", _extra_trees(features, task, random, seed)),
     ]
-    return VotingRegressor(members) if task is Task.REGRESSION else VotingClassifier(members, voting="soft")
 
 
 def _logistic_regression(features: Sequence[Feature], _task: Task, p: Parameters, seed: int) -> Any:
@@ -193,24 +205,34 @@ def _text_linear(features: Sequence[Feature], task: Task, p: Parameters, seed: i
 _ALL_TASKS = frozenset(Task)
 _CLASSIFICATION = frozenset({Task.BINARY, Task.MULTICLASS})
 
+_BLEND_RANGES: Mapping[str, ParameterRange] = {
+    "learning_rate": FloatRange(low=0.03, high=0.15, log=True),
+    "max_leaf_nodes": IntRange(low=6, high=63, log=True),
+    "min_samples_leaf": IntRange(low=1, high=30, log=True),
+}
+_BLEND_PARAMETERS: Mapping[str, ParameterValue] = {
+    "learning_rate": 0.06,
+    "max_iter": 100,
+    "max_leaf_nodes": 12,
+    "l2_regularization": 3.0,
+    "n_estimators": 50,
+    "min_samples_leaf": 6,
+}
+
 FAMILIES = (
     SklearnFamily(
         name="sklearn.blend",
-        tasks=frozenset({Task.BINARY, Task.REGRESSION}),
-        ranges={
-            "learning_rate": FloatRange(low=0.03, high=0.15, log=True),
-            "max_leaf_nodes": IntRange(low=6, high=63, log=True),
-            "min_samples_leaf": IntRange(low=1, high=30, log=True),
-        },
-        parameters={
-            "learning_rate": 0.06,
-            "max_iter": 100,
-            "max_leaf_nodes": 12,
-            "l2_regularization": 3.0,
-            "n_estimators": 50,
-            "min_samples_leaf": 6,
-        },
+        tasks=_CLASSIFICATION,
+        ranges=_BLEND_RANGES,
+        parameters=_BLEND_PARAMETERS,
         build=_blend,
+    ),
+    SklearnFamily(
+        name="sklearn.tree_blend",
+        tasks=_ALL_TASKS,
+        ranges=_BLEND_RANGES,
+        parameters=_BLEND_PARAMETERS,
+        build=_tree_blend,
     ),
     SklearnFamily(
         name="sklearn.hist_gradient_boosting",
