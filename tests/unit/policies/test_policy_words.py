@@ -14,6 +14,7 @@ from policy_texts import DESIGN, EXAMPLES, REPOSITORY, read, small
 from pydantic import PlainSerializer
 from pydantic.fields import FieldInfo
 
+from pipelines.components import registry
 from policies.durations import spell_duration
 from policies.explain import explain
 from policies.fields import Shape
@@ -278,6 +279,12 @@ def test_every_kind_of_trigger_is_in_the_reference(shape: type[Shape]) -> None:
     """docs/policy.md has a section for every kind of trigger."""
     (key,) = shape.model_fields
     assert f"\n### {key}\n" in REFERENCE
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_component_is_in_the_reference(name: str) -> None:
+    """docs/policy.md says what each is."""
+    assert f"`{name}`" in REFERENCE
 
 
 @pytest.mark.parametrize("shape", [s for s in shapes() if s not in KINDS_OF_TRIGGER], ids=lambda shape: shape.__name__)
