@@ -18,9 +18,9 @@ class Numbers:
     (docs/decisions/0016) and are not tuned to any one of them."""
 
     holdout: int = 500
-    window: int = 2000
+    windows: tuple[int, ...] = (2000, 8000)
     trials: int = 12
-    warm_trials: int = 4
+    warm_trials: int = 5
     parallel: int = 2
     calibration: tuple[int, ...] = (250, 500, 1000)
     calibration_errors: float = 5.2
@@ -143,12 +143,12 @@ def _training_lines(start: Starter, numbers: Numbers) -> list[str]:
     components = (numbers.text_component,) if start.text else numbers.components[start.task]
     if start.amounts and not start.text:
         components = numbers.amount_components
-    span = _span(start, numbers.window)
+    spans = ", ".join(_span(start, rows) for rows in numbers.windows)
     trials = f"trials: {numbers.trials}, warm_trials: {numbers.warm_trials}, parallel: {numbers.parallel}, timeout: 10m"
     return [
         "  train:",
         f"    component: [{', '.join(components)}]",
-        _noted(f"    window: [all, {span}, since_change]", _rows(numbers.window)),
+        _noted(f"    window: [all, {spans}, since_change]", " and ".join(f"{rows:,}" for rows in numbers.windows) + " rows"),
         _noted("    refit: true", "what passed learns the rows that judged it, too"),
         f"  tune: {{{trials}}}",
     ]  # fmt: skip
