@@ -19,6 +19,8 @@ from deployers.target import ReplicaState, ReplicaStatus, TargetStatus
 from policies.durations import format_duration
 from policies.signals import Comparison
 
+LOOKS_WORSE = 0.1
+"""Share of the margin above which a mean difference looks worse: of two that are alike one is always a little above the other."""
 ERROR_WINDOW = timedelta(minutes=10)
 """Errors are counted anew so often, beside the total: a version that breaks after a million good answers must be found out at once."""
 
@@ -213,7 +215,8 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
 
     `shown`: to be not worse is not enough, it must be shown to be no worse. `counted`: there must be as many rows as the policy asks for,
     which before the last step there were."""
-    comparison, need = evidence.comparison, draft.policy.spec.rollout.min_labelled_rows
+    comparison, rollout = evidence.comparison, draft.policy.spec.rollout
+    need = rollout.min_labelled_rows
     if need == 0:
         return ""
     if comparison is None:
@@ -226,8 +229,9 @@ def _evidence_missing(draft: Draft, evidence: Evidence, since: datetime, *, show
     if counted and rows < need:
         return f"only {rows} of its answers can be compared so far, of {need} needed (rollout.min_labelled_rows)"
     if shown and comparison.state != "no_worse":
-        return f"it is not shown yet to be no worse by {draft.policy.spec.rollout.margin:g}; {comparison.sentence}"
-    if shown and counted and comparison.difference is not None and comparison.difference.value > 0:
+        return f"it is not shown yet to be no worse by {rollout.margin:g}; {comparison.sentence}"
+    looks_worse = comparison.difference is not None and comparison.difference.value > LOOKS_WORSE * rollout.margin
+    if shown and counted and looks_worse:
         return f"so far it looks worse than the champion, if by less than the margin; {comparison.sentence}"
     return ""
 

@@ -204,6 +204,17 @@ def test_all_the_traffic_asks_for_being_shown_no_worse(step: int, goes: bool) ->
         assert shown.after.champion == (3 if step == 3 else 2)
 
 
+@pytest.mark.parametrize(("value", "goes"), [(-0.01, True), (0.001, True), (0.003, False), (0.015, False)])
+def test_what_looks_worse_is_not_given_all_the_traffic(value: float, goes: bool) -> None:
+    """Being shown no worse by the margin of .02 is not enough; a tenth of the margin is no more than chance between two that are alike."""
+    made = rolling(2, NOW - HOUR)
+    estimate = Estimate(value=value, low=value - 0.02, high=value + 0.004, outcomes=1000)
+    decision = decide(seen(made, replace(compared("no_worse"), difference=estimate)), NOW)
+    assert bool(decision.events) is goes
+    if not goes:
+        assert "so far it looks worse than the champion, if by less than the margin" in decision.sentence
+
+
 @pytest.mark.parametrize(("low", "ends"), [(0.001, True), (-0.001, False)])
 def test_what_is_shown_to_be_worse_within_the_margin_is_given_up_before_the_deadline(low: float, ends: bool) -> None:
     """It would never be promoted, and a better one may wait for its turn. Nobody is quarantined for so little."""
