@@ -25,9 +25,9 @@ ROWS, CHANGE = 3_000, 1_500
 RATCHET = (sys.executable, "-m", "controller.cli.main")
 QUICK = {
     f"component: [{', '.join(NUMBERS.components[Task.BINARY])}]": "component: [sklearn.logistic_regression]",
-    f"window: [{', '.join(f'{rows}s' for rows in NUMBERS.windows)}, ": "window: [500s, ",
+    f"window: [all, {', '.join(f'{rows}s' for rows in NUMBERS.windows)}, ": "window: [all, 500s, ",
     f"trials: {NUMBERS.trials}, warm_trials: {NUMBERS.warm_trials}, parallel: {NUMBERS.parallel}": (
-        "trials: 2, warm_trials: 1, parallel: 1"
+        "trials: 3, warm_trials: 3, parallel: 1"
     ),
     f"holdout: {NUMBERS.holdout}s": "holdout: 150s",
 }
