@@ -1,4 +1,4 @@
-"""Settings: from environment variables `RATCHET_…`, each with a default that suits one machine."""
+"""Settings: from environment variables `RATCHET_…` or a settings file (`config.reading`), each with a default that suits one machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 PREFIX = "RATCHET_"
-_NOT_OURS = ("RATCHET_SERVER", "RATCHET_TOKEN", "RATCHET_TEST_", "RATCHET_SIM_")
-"""The command line's and the tests' own variables: names, and beginnings of names that end in `_`."""
+_NOT_OURS = ("RATCHET_SERVER", "RATCHET_SETTINGS", "RATCHET_TOKEN", "RATCHET_TEST_", "RATCHET_SIM_")
+"""The command line's and the tests' own variables: names, and beginnings of names that end in `_`. One names the settings file."""
 
 
 class Settings(BaseSettings):

@@ -54,16 +54,16 @@ class Document:
         return self.positions.get(path, (1, 1))
 
 
-def parse_document(content: bytes, *, file: str) -> tuple[Document | None, list[Problem]]:
-    """The document, and everything wrong with its YAML. No document if it cannot be read to its end."""
+def parse_document(content: bytes, *, file: str, what: str = "policy") -> tuple[Document | None, list[Problem]]:
+    """The document, and everything wrong with its YAML. No document if it cannot be read to its end. `what` it is stands in messages."""
     if len(content) > SIZE_MAX:
-        return None, [Problem(file=file, rule=f"a policy file is at most {SIZE_MAX} bytes", value=f"{len(content)}")]
+        return None, [Problem(file=file, rule=f"a {what} file is at most {SIZE_MAX} bytes", value=f"{len(content)}")]
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return None, [Problem(file=file, line=line, rule="must be UTF-8", value=f"byte 0x{content[error.start]:02x}")]
-    builder = _Builder(file=file)
+    builder = _Builder(file=file, what=what)
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
@@ -111,6 +111,7 @@ class _Builder:
     """Takes the parser's events in turn; notes problems and goes on wherever the rest can still be understood."""
 
     file: str
+    what: str
     root: Any = None
     positions: dict[Path, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -124,7 +125,7 @@ class _Builder:
             case DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    self._stop(event, "a policy file holds one document: write each model into a file of its own")
+                    self._stop(event, f"a {self.what} file holds one document")
             case MappingStartEvent() | SequenceStartEvent():
                 self._check_node(event, event.anchor, event.tag)
                 self._start({} if isinstance(event, MappingStartEvent) else [], event)
@@ -142,7 +143,7 @@ class _Builder:
     def _check_node(self, event: Event, anchor: str | None, tag: str | None) -> None:
         self._nodes += 1
         if self._nodes > NODES_MAX:
-            self._stop(event, f"a policy holds at most {NODES_MAX} values")
+            self._stop(event, f"a {self.what} file holds at most {NODES_MAX} values")
         if anchor is not None:
             self._stop(event, f"anchors are not read, leave out &{anchor[:NAME_SHOWN]}")
         if tag is not None and tag != "tag:yaml.org,2002:str":
@@ -170,7 +171,7 @@ class _Builder:
 
     def _start(self, value: dict[str, Any] | list[Any], event: Event) -> None:
         if len(self._open) >= DEPTH_MAX:
-            self._stop(event, f"a policy is nested at most {DEPTH_MAX} deep")
+            self._stop(event, f"a {self.what} file is nested at most {DEPTH_MAX} deep")
         frame = self._open[-1] if self._open else None
         if frame is not None and isinstance(frame.value, dict) and frame.key is None:
             self._stop(event, f"a key must be text, but got {shown(value)}")

@@ -30,26 +30,20 @@ def daemon(
     host: Annotated[str | None, typer.Option(help="Address of the API (RATCHET_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the API (RATCHET_PORT); 0 takes a free one.")] = None,
     router_port: Annotated[int | None, typer.Option(help="Port where predictions are asked for (RATCHET_ROUTER_PORT).")] = None,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings (RATCHET_SETTINGS); variables go before it.")] = None,
 ) -> None:  # fmt: skip
-    """Run the controller in the foreground. All settings are environment variables: docs/settings.md."""
-    from pydantic import ValidationError
+    """Run the controller in the foreground. Settings are environment variables, or stand in a YAML file: docs/settings.md."""
+    from config.reading import FILE_VARIABLE, SettingsError, read_settings
 
-    from config.settings import Settings
-
-    given = {"home": PLACE.home, "host": host, "port": port, "router_port": router_port}
+    named = os.environ.get(FILE_VARIABLE)
+    file = settings if settings is not None else Path(named) if named else None
     try:
-        settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise CliError("\n".join(_setting_problem(e) for e in error.errors()), Exit.USAGE) from error
+        found = read_settings(file, home=PLACE.home, host=host, port=port, router_port=router_port)
+    except SettingsError as error:
+        raise CliError(str(error), Exit.USAGE) from error
     from controller.daemon import run
 
-    sys.exit(run(settings))
-
-
-def _setting_problem(error: object) -> str:
-    assert isinstance(error, dict)
-    name = ".".join(str(part) for part in error["loc"])
-    return f"RATCHET_{name.upper()}: {error['msg']}, but got {error['input']!r}"
+    sys.exit(run(found))
 
 
 def shutdown(

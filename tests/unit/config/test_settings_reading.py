@@ -1,0 +1,99 @@
+"""Settings from a file, variables and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config.reading import SettingsError, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RATCHET_TICK_S", "RATCHET_PORT", "RATCHET_HOME", "RATCHET_SETTINGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "ratchet.yaml"
+    path.write_text(text)
+    return path
+
+
+def _refused(file: Path) -> list[str]:
+    with pytest.raises(SettingsError) as refused:
+        read_settings(file)
+    return str(refused.value).replace(f"{file.parent}/", "").splitlines()
+
+
+def test_the_nearer_place_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command line before variable before file before default."""
+    file = _file(tmp_path, "port: 1\nrouter_port: 2\ntick_s: 3\n")
+    monkeypatch.setenv("RATCHET_ROUTER_PORT", "20")
+    monkeypatch.setenv("RATCHET_PORT", "10")
+    found = read_settings(file, port=100, host=None)
+    assert (found.port, found.router_port, found.tick_s, found.lease_ttl_s) == (100, 20, 3, 15)
+
+
+def test_paths_in_the_file_start_at_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the daemon is started; texts that are no paths are left alone."""
+    (tmp_path / "sub").mkdir()
+    file = _file(tmp_path / "sub", "home: state\nclock: /else/where\ndatabase: sqlite:///x.db\n")
+    monkeypatch.chdir(tmp_path)
+    found = read_settings(Path("sub/ratchet.yaml"))
+    assert (found.home, found.clock) == (file.parent / "state", Path("/else/where"))
+    assert found.database == "sqlite:///x.db"
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Each with line, name, rule, value and what to do."""
+    file = _file(tmp_path, "tick_z: 5\nport: 70000\nlog_level: loud\nhome: here\n")
+    assert _refused(file) == [
+        "ratchet.yaml:1: tick_z: unknown setting 'tick_z'; did you mean 'tick_s'?",
+        "ratchet.yaml:2: port: must be less than or equal to 65535, but got 70000",
+        "ratchet.yaml:3: log_level: must be 'debug', 'info', 'warning' or 'error', but got 'loud'",
+    ]
+
+
+def test_a_mistake_is_told_with_the_place_that_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the file its line, of a variable its name."""
+    monkeypatch.setenv("RATCHET_PORT", "many")
+    said = _refused(_file(tmp_path, "port: 1\ntick_s: 0\n"))
+    assert said[0].startswith("RATCHET_PORT: must be")
+    assert said[0].endswith("but got 'many'")
+    assert said[1] == "ratchet.yaml:2: tick_s: must be greater than 0, but got 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- 1\n", "must hold a mapping"),
+        ("tick_s: 5\ntick_s: 6\n", "a key may stand only once"),
+        ("a: &x 1\n", "anchors are not read"),
+        ("[" * 10_000, "nested at most"),
+        ("tick_s: !!python/object/apply:os.system [id]\n", "tags are not read"),
+        ("x" * 2_000_000, "at most 1048576 bytes"),
+        ("tick_s: [", "is not valid YAML"),
+    ],
+)
+def test_what_is_no_settings_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """Hostile or broken text ends in one sentence, soon."""
+    assert said in _refused(_file(tmp_path, text))[0]
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A daemon that silently ran with defaults would serve the wrong state."""
+    assert "cannot be read: no such file" in _refused(tmp_path / "none.yaml")[0]
+
+
+def test_a_file_of_comments_sets_nothing(tmp_path: Path) -> None:
+    """So that everything in it can be commented out."""
+    assert read_settings(_file(tmp_path, "# tick_s: 5\n")).tick_s == 5.0
+
+
+def test_a_secret_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of a database may hold a password: a mistake in it is told without it."""
+    assert not any("hunter2" in line for line in _refused(_file(tmp_path, "database: [hunter2]\n")))
+    monkeypatch.setenv("RATCHET_DATABASE", "x")
+    assert read_settings(_file(tmp_path, "database: [hunter2]\n")).database == "x"
