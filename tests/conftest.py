@@ -5,4 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(p) for p in sorted(Path(__file__).parent.rglob("*")) if p.is_dir() and p.name != "__pycache__"]
+# Folders that are packages (`servers`) are imported as such: with them on the path, `servers/docker.py` would hide the library.
+_TESTS = Path(__file__).parent
+_FOLDERS = [
+    p for p in sorted(_TESTS.rglob("*")) if p.is_dir() and p.name != "__pycache__" and not (p / "__init__.py").exists()
+]
+sys.path[:0] = [str(_TESTS), *map(str, _FOLDERS)]
