@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployers.local.target import LocalTarget
+from deployers.local import LocalTarget
 from deployers.target import TargetError
 from pipelines.jobs.local import LocalJobRunner
 

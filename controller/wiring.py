@@ -19,7 +19,7 @@ from controller.reconcile import Reconciler
 from controller.service import Service
 from controller.store.port import Store
 from controller.store.sql import open_store
-from deployers.local.target import LocalTarget
+from deployers.local import LocalTarget
 from pipelines.jobs.local import LocalJobRunner
 
 

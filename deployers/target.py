@@ -33,6 +33,12 @@ class TrafficPlan:
     """Version that gets a copy of live requests and whose answers are thrown away. In `digests`, not in `weights`."""
     replicas: int = 1
     workers: int = 1
+    target: str = ""
+    """What serves: `local`, `docker`; empty for what the daemon's settings say."""
+    memory_mb: int | None = None
+    """A replica may use so many million bytes, where the target can see to it; None for no limit."""
+    cpus: float | None = None
+    """And so much of the processors' time, 1 being one of them."""
     baseline: int | None = None
     """Version of which a second, equally large set of replicas is started, to compare a canary of the same age with. In `weights`."""
     baseline_weight: float = 0.0
@@ -65,6 +71,8 @@ class ReplicaStatus:
     shadow_errors: int = 0
     latency_ms_p95: float | None = None
     """Of the latest live answers, as the router saw them; None if that is not known."""
+    containers: tuple[str, ...] = ()
+    """Names of its containers, where it has any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,18 @@
-"""The target on one machine: replicas and a router as processes that outlive the daemon.
+"""The target on one machine without any server: replicas and a router as processes that outlive the daemon."""
 
-`LocalTarget` is level-based: every `apply` reads what is on disk and what runs, and takes one short stride towards the plan. Nothing of
-importance is in its memory, so that a daemon killed at any instruction is replaced by one that goes on, and two daemons at once start
-nothing twice.
-"""
+from __future__ import annotations
 
-from deployers.local.supervised import Limits
-from deployers.local.target import LocalTarget
+from pathlib import Path
 
-__all__ = ["Limits", "LocalTarget"]
+from deployers.local.host import ProcessHost
+from deployers.routed.supervised import Limits
+from deployers.routed.target import RoutedTarget
+
+__all__ = ["LocalTarget", "ProcessHost"]
+
+
+class LocalTarget(RoutedTarget):
+    """Serves versions as processes, from images unpacked under `<home>/unpacked`."""
+
+    def __init__(self, home: Path, *, port: int, host: str = "127.0.0.1", limits: Limits | None = None) -> None:
+        super().__init__(home, {"local": ProcessHost(home.absolute())}, port=port, host=host, limits=limits)

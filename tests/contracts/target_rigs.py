@@ -14,7 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from deployers.local import Limits, LocalTarget
+from deployers.local import LocalTarget
+from deployers.routed.supervised import Limits
 from deployers.target import FakeTarget, StalePlanError, Target, TargetError, TargetStatus, TrafficPlan
 from pipelines.jobs.files import write_json_atomic
 

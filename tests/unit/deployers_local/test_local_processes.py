@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deployers.local.processes import (
+from deployers.routed.processes import (
     LOG_BYTES_MAX,
     Identity,
     Presence,

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployers import rollout
-from deployers.local import supervised
-from deployers.local.processes import Presence
-from deployers.local.record import InForce, ModelRecord, load_record, save_record
-from deployers.local.replica import image_problem
-from deployers.local.routing import next_in_force, router_table
-from deployers.local.supervised import Life, Limits, Move, next_move, state_of
+from deployers.local.host import image_problem
 from deployers.rollout import step_traffic
+from deployers.routed import supervised
+from deployers.routed.processes import Presence
+from deployers.routed.record import InForce, ModelRecord, load_record, save_record
+from deployers.routed.routing import next_in_force, router_table
+from deployers.routed.supervised import Life, Limits, Move, next_move, state_of
 from deployers.target import ReplicaState, StalePlanError, TrafficPlan
 from policies.schema import Step
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from deployers.local.http import call_unix
+from deployers.routed.http import call_unix
 
 
 def start(folder: Path, port: int = 0) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""The router process as the local target sees it: kept running, told tables, asked for counts."""
+"""The router process as the targets of this machine see it: kept running, told tables, asked for counts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import deployers
-from deployers.local.http import call_unix, is_ok
-from deployers.local.processes import Slot, locked
-from deployers.local.supervised import Life, Limits, Program, Supervised
+from deployers.routed.http import call_unix, is_ok
+from deployers.routed.processes import Slot, locked
+from deployers.routed.supervised import Life, Limits, ProcessRunner, Program, Supervised
 from deployers.target import ReplicaState, StalePlanError, TargetError
 
 ADMIN_TIMEOUT_S = 2.0
@@ -40,7 +40,8 @@ class RouterProcess:
         self._state = run / "router.json"
         self._lock = run / "router.lock"
         self._log = home / "serving" / "router.log"
-        self._supervised = Supervised(Slot(run / "router"), self._program, self._probe, limits)
+        self._slot = Slot(run / "router")
+        self._supervised = Supervised(ProcessRunner(self._slot, self._program), self._probe, limits)
 
     @property
     def address(self) -> str:
@@ -51,7 +52,7 @@ class RouterProcess:
     @property
     def process(self) -> str:
         """Which process was started last; another one may have another table."""
-        return str(self._supervised.slot.identity())
+        return str(self._slot.identity())
 
     def ensure(self) -> str | None:
         """Keep it running; which process it is, as a string, or None while it starts. Raises TargetError if it does not start."""
@@ -115,7 +116,7 @@ class RouterProcess:
                 sys.executable, "-m", "serving.router",
                 "--host", self._host, "--port", str(port),
                 "--admin-socket", str(self._socket), "--state", str(self._state),
-                "--announce", str(self._supervised.slot.announce),
+                "--announce", str(self._slot.announce),
             ],
             env=child_environment(_PROJECT),
             cwd=self._state.parent,

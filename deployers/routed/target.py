@@ -1,4 +1,4 @@
-"""`LocalTarget`: the Target port on one machine. See the package's docstring."""
+"""`RoutedTarget`: the Target port on one machine, whatever its replicas are. See the package's docstring."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployers.local.processes import locked, reap
-from deployers.local.record import InForce, ModelRecord, load_record, save_record
-from deployers.local.replica import BASELINE, MAIN, Replica, ReplicaFolder, ReplicaSpec, image_problem
-from deployers.local.router import RouterProcess
-from deployers.local.routing import next_in_force, router_table
-from deployers.local.supervised import Life, Limits
-from deployers.target import ReplicaState, ReplicaStatus, TargetError, TargetStatus, TrafficPlan
+from deployers.routed.processes import Presence, locked, reap
+from deployers.routed.record import InForce, ModelRecord, load_record, save_record
+from deployers.routed.replicas import BASELINE, MAIN, Host, Replica, ReplicaFolder, ReplicaSpec
+from deployers.routed.router import RouterProcess
+from deployers.routed.routing import next_in_force, router_table
+from deployers.routed.supervised import Life, Limits
+from deployers.target import ReplicaState, ReplicaStatus, StalePlanError, TargetError, TargetStatus, TrafficPlan
 
 _LOCK_TIMEOUT_S = 5.0
 _POLL_S = 0.05
@@ -31,26 +31,39 @@ class _Wanted:
     baseline: Sequence[tuple[Replica, Life]]
     """Of the plan's baseline."""
 
+    now: float
+
     @property
     def ready(self) -> dict[int, list[str]]:
         """Version → URLs of its ready replicas."""
-        return {v: [r.url(life) for r, life in pairs if r.is_ready(life)] for v, pairs in self.replicas.items()}
+        return {v: self._urls(pairs) for v, pairs in self.replicas.items()}
 
     @property
     def ready_baseline(self) -> list[str]:
         """URLs of its ready replicas."""
-        return [r.url(life) for r, life in self.baseline if r.is_ready(life)]
+        return self._urls(self.baseline)
+
+    def _urls(self, pairs: Sequence[tuple[Replica, Life]]) -> list[str]:
+        return [r.url(life) for r, life in pairs if r.is_ready(life, self.now)]
 
 
-class LocalTarget:
-    """Serves versions as processes on this machine, from images unpacked under `<home>/unpacked`.
+class RoutedTarget:
+    """Serves versions on the hosts of this machine, behind one router.
 
     `apply` is cheap when nothing is to be done and must be called each tick, also when the plan is in force: that is how the dead are
-    started again and the drained are ended. Replicas and router outlive this object and this process."""
+    started again and the drained are ended. Replicas and router outlive this object and this process. A plan that names another host
+    than the one before is followed like one that names other workers: what serves goes on until its successors are ready."""
 
-    def __init__(self, home: Path, *, port: int, host: str = "127.0.0.1", limits: Limits | None = None) -> None:
-        """`port`: where clients reach the router; 0 lets it choose, and keep what it chose until `stop_all`."""
+    def __init__(
+        self, home: Path, hosts: Mapping[str, Host], *, port: int, host: str = "127.0.0.1", limits: Limits | None = None,
+        default: str = "local",
+    ) -> None:  # fmt: skip
+        """`port`: where clients reach the router; 0 lets it choose, and keep what it chose until `stop_all`.
+
+        `hosts`: by the names that plans give them; `default`: of the one that a plan means that names none."""
         self._home = home.absolute()
+        self._hosts = hosts
+        self._default = default
         self._limits = limits or Limits()
         self._router = RouterProcess(self._home, host, port, self._limits)
 
@@ -61,6 +74,8 @@ class LocalTarget:
         try:
             with self._locked(plan.model):
                 record = load_record(self._record(plan.model))
+                if record.plan is None:
+                    self._check_epoch(plan)
                 accepted = record.accept(plan)
                 if accepted != record:
                     save_record(self._record(plan.model), accepted)
@@ -68,6 +83,14 @@ class LocalTarget:
                 self._stride(accepted.plan, accepted)
         except OSError as error:
             raise TargetError(f"{plan.model}: {error}; the next tick tries again") from error
+
+    def _check_epoch(self, plan: TrafficPlan) -> None:
+        """With the record lost, what runs still tells of a newer controller. Raises StalePlanError."""
+        newest = max((host.epoch(plan.model) for host in self._hosts.values()), default=0)
+        if plan.epoch < newest:
+            raise StalePlanError(
+                f"{plan.model}: replicas were started by the controller of epoch {newest}, and this plan is of {plan.epoch}"
+            )
 
     def observe(self, model: str) -> TargetStatus | None:
         """See Target.observe. While the router does not answer, nothing is in force: generation 0 and no weights."""
@@ -99,8 +122,9 @@ class LocalTarget:
 
     def models(self) -> Sequence[str]:
         """See Target.models."""
-        known = sorted(path.stem for path in (self._home / "run" / "target").glob("*.json"))
-        return [name for name in known if load_record(self._record(name)).plan is not None]
+        files = [path.stem for path in (self._home / "run" / "target").glob("*.json")]
+        running = {name for host in self._hosts.values() for name in host.models()}
+        return sorted(running | {name for name in files if load_record(self._record(name)).plan is not None})
 
     def remove(self, model: str, epoch: int) -> None:
         """See Target.remove. Waits for the replicas to end, at most `grace_s` and a little; safe to repeat."""
@@ -123,18 +147,21 @@ class LocalTarget:
             reap()
             time.sleep(_POLL_S)
         folder = self._home / "run" / "replicas"
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            with self._locked(path.name):
-                self._end_all(path.name)
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        for name in sorted(names | {name for host in self._hosts.values() for name in host.models()}):
+            with self._locked(name):
+                self._end_all(name)
         reap()
 
     # ------------------------------------------------------------ one stride
     def _stride(self, plan: TrafficPlan, record: ModelRecord) -> None:
         """Start what is wanted, move traffic if it may move, drain what is left over. Without a router nothing moves.
 
-        A router that cannot run keeps no replica from being looked after; its TargetError is raised at the end."""
+        A router that cannot run, or a host that is away, keeps no replica from being looked after; its TargetError is raised at the end."""
         router, trouble = self._look_after_router()
-        folder = ReplicaFolder(self._home, plan.model, self._limits)
+        if self._host_of(plan) not in self._hosts:
+            raise TargetError(f"{plan.model}: deploy.target is {plan.target}, which this daemon does not serve on")
+        folder = self._replicas(plan.model)
         folder.sweep()
         known = folder.known()
         wanted = self._keep_wanted(plan, folder, known)
@@ -151,6 +178,12 @@ class LocalTarget:
         self._drain(plan.model, [r for r in others if r not in carrying], reachable=router is not None)
         if trouble is not None:
             raise trouble
+        hosts = {self._host_of(plan), *(r.spec.host for r in known)}
+        if troubles := [words for name in sorted(hosts) if (words := self._hosts[name].trouble)]:
+            raise TargetError(f"{plan.model}: {'; '.join(troubles)}")
+
+    def _host_of(self, plan: TrafficPlan) -> str:
+        return plan.target or self._default
 
     def _look_after_router(self) -> tuple[str | None, TargetError | None]:
         """Which router process runs, and why none can."""
@@ -161,13 +194,14 @@ class LocalTarget:
 
     def _keep_wanted(self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica]) -> _Wanted:
         """Look after every replica that the plan wants, and add those that are missing."""
-        main = {v: self._keep_set(plan, folder, known, _spec(plan, v, MAIN)) for v in plan.digests}
-        full = (v for v, pairs in main.items() if sum(r.is_ready(life) for r, life in pairs) == plan.replicas)
+        now = time.monotonic()
+        main = {v: self._keep_set(plan, folder, known, self._spec(plan, v, MAIN)) for v in plan.digests}
+        full = (v for v, pairs in main.items() if sum(r.is_ready(life, now) for r, life in pairs) == plan.replicas)
         baseline: Sequence[tuple[Replica, Life]] = ()
         if plan.baseline is not None:
             known = [*known, *(r for r, _ in main[plan.baseline] if r not in known)]  # whose places are taken
-            baseline = self._keep_set(plan, folder, known, _spec(plan, plan.baseline, BASELINE))
-        return _Wanted(replicas=main, full=frozenset(full), baseline=baseline)
+            baseline = self._keep_set(plan, folder, known, self._spec(plan, plan.baseline, BASELINE))
+        return _Wanted(replicas=main, full=frozenset(full), baseline=baseline, now=now)
 
     def _keep_set(
         self, plan: TrafficPlan, folder: ReplicaFolder, known: Sequence[Replica], spec: ReplicaSpec
@@ -176,7 +210,8 @@ class LocalTarget:
         now = time.monotonic()
         usable = [r for r in known if r.spec == spec and not r.is_ending()][: plan.replicas]
         taken = {r.index for r in known if r.spec.version == spec.version}
-        while len(usable) < plan.replicas and not image_problem(self._home, spec.digest):
+        obstacle = self._hosts[spec.host].fetch(spec.digest)
+        while len(usable) < plan.replicas and obstacle is None:
             usable.append(folder.add(spec, taken))
             taken.add(usable[-1].index)
         return [(r, self._keep(r, now)) for r in usable]
@@ -186,13 +221,15 @@ class LocalTarget:
         now = time.monotonic()
         for replica in carrying:
             life = self._keep(replica, now)
-            if replica.is_ready(life):
+            if replica.is_ready(life, now):
                 ready.setdefault(replica.spec.version, []).append(replica.url(life))
         return ready
 
     def _keep(self, replica: Replica, now: float) -> Life:
-        """One that runs is left alone even if its image's folder is gone; one that does not cannot be started from it."""
-        if image_problem(self._home, replica.spec.digest):
+        """One that runs is looked after even if its image is gone; one that does not cannot be started from it."""
+        if replica.process.runner.presence() is Presence.GONE and self._hosts[replica.spec.host].fetch(
+            replica.spec.digest
+        ):
             return replica.process.life()
         return replica.process.keep(now)
 
@@ -225,30 +262,31 @@ class LocalTarget:
         now = time.monotonic()
         by_version: dict[int, list[Replica]] = {v: [] for v in plan.digests}
         baseline: list[Replica] = []
-        for replica in ReplicaFolder(self._home, plan.model, self._limits).known():
+        for replica in self._replicas(plan.model).known():
             (baseline if replica.spec.arm == BASELINE else by_version.setdefault(replica.spec.version, [])).append(
                 replica
             )
         statuses = {}
         for version, replicas in sorted(by_version.items()):
             digest = plan.digests.get(version) or record.in_force.digests.get(version)
-            statuses[version] = self._set_status(digest, plan.replicas, replicas, now, stats.get(str(version), {}))
+            statuses[version] = self._set_status(plan, digest, replicas, now, stats.get(str(version), {}))
         if plan.baseline is None:
             return statuses, None
-        return statuses, self._set_status(
-            plan.digests[plan.baseline], plan.replicas, baseline, now, stats.get(BASELINE, {})
-        )
+        return statuses, self._set_status(plan, plan.digests[plan.baseline], baseline, now, stats.get(BASELINE, {}))
 
     def _set_status(
-        self, digest: str | None, wanted: int, replicas: Sequence[Replica], now: float, counts: Mapping[str, Any]
+        self, plan: TrafficPlan, digest: str | None, replicas: Sequence[Replica], now: float, counts: Mapping[str, Any]
     ) -> ReplicaStatus:
-        state, reason = self._version_state(digest, wanted, replicas, now)
+        state, reason = self._version_state(plan, digest, replicas, now)
         names = ("requests", "errors", "shadow_requests", "shadow_errors")
         known = {n: int(counts.get(n, 0)) for n in names}
-        return ReplicaStatus(state=state, reason=reason, latency_ms_p95=counts.get("latency_ms_p95"), **known)
+        called = tuple(r.name for r in replicas if r.name)
+        return ReplicaStatus(
+            state=state, reason=reason, latency_ms_p95=counts.get("latency_ms_p95"), containers=called, **known
+        )
 
     def _version_state(
-        self, digest: str | None, wanted: int, replicas: Sequence[Replica], now: float
+        self, plan: TrafficPlan, digest: str | None, replicas: Sequence[Replica], now: float
     ) -> tuple[ReplicaState, str]:
         """The state of a version as a whole: failed if any replica is, ready only if all are."""
         if digest is None:
@@ -258,25 +296,32 @@ class LocalTarget:
             if state is ReplicaState.FAILED:
                 return state, reason
         ready = sum(state is ReplicaState.READY for state, _ in states)
-        if ready >= wanted:
+        if ready >= plan.replicas:
             return ReplicaState.READY, ""
-        if not ready and (problem := image_problem(self._home, digest)):
-            return ReplicaState.FAILED, problem
+        host = self._hosts.get(self._host_of(plan))
+        obstacle = host.obstacle(digest) if host is not None else None
+        if obstacle is not None and not ready:
+            return ReplicaState.STARTING if obstacle.passing else ReplicaState.FAILED, obstacle.reason
         reasons = [reason for state, reason in states if state is ReplicaState.STARTING]
-        return ReplicaState.STARTING, f"{ready} of {wanted} replicas ready" + "".join(f"; {r}" for r in reasons[:1])
+        return ReplicaState.STARTING, f"{ready} of {plan.replicas} replicas ready" + "".join(
+            f"; {r}" for r in reasons[:1]
+        )
 
     # ------------------------------------------------------------ the end
     def _end_all(self, model: str) -> None:
         """End all replicas of a model and wait. Raises TimeoutError naming what is left."""
-        folder = ReplicaFolder(self._home, model, self._limits)
+        folder = self._replicas(model)
         deadline = self._deadline()
+        folder.sweep()
         left = folder.known()
         while left:
             now = time.monotonic()
             left = [r for r in left if not r.process.stop(now, idle=True)]
             reap()
             if left and now > deadline:
-                raise TimeoutError(f"{len(left)} replicas did not end, first {left[0].process.slot.folder}")
+                raise TimeoutError(
+                    f"{len(left)} replicas did not end, first {left[0].name or left[0].process.runner.folder}"
+                )
             if left:
                 time.sleep(_POLL_S)
         folder.clear()
@@ -284,15 +329,20 @@ class LocalTarget:
     def _deadline(self) -> float:
         return time.monotonic() + self._limits.grace_s + 5.0
 
+    def _spec(self, plan: TrafficPlan, version: int, arm: str) -> ReplicaSpec:
+        return ReplicaSpec(
+            model=plan.model, version=version, digest=plan.digests[version], workers=plan.workers, arm=arm,
+            host=self._host_of(plan), memory_mb=plan.memory_mb, cpus=plan.cpus,
+        )  # fmt: skip
+
+    def _replicas(self, model: str) -> ReplicaFolder:
+        return ReplicaFolder(self._home, model, self._hosts, self._limits)
+
     def _record(self, model: str) -> Path:
         return self._home / "run" / "target" / f"{model}.json"
 
     def _locked(self, model: str) -> Any:
         return locked(self._home / "run" / "target" / f"{model}.lock", _LOCK_TIMEOUT_S)
-
-
-def _spec(plan: TrafficPlan, version: int, arm: str) -> ReplicaSpec:
-    return ReplicaSpec(model=plan.model, version=version, digest=plan.digests[version], workers=plan.workers, arm=arm)
 
 
 def _carries(replica: Replica, in_force: InForce) -> bool:

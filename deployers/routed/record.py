@@ -1,4 +1,4 @@
-"""What the local target remembers of a model: the newest plan it accepted, the traffic in force, and the fence against older plans."""
+"""What a target remembers of a model: the newest plan it accepted, the traffic in force, and the fence against older plans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deployers.target import StalePlanError, TrafficPlan
 from pipelines.jobs.files import read_json, write_json_atomic
 
 FORMAT = 1
-log = structlog.get_logger("local_target")
+log = structlog.get_logger("target")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

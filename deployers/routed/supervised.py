@@ -1,7 +1,8 @@
-"""One process that should run, kept running: the rules as a pure function, and the object that obeys it.
+"""One program that should run, kept running: the rules as a pure function, and the object that obeys it.
 
-Used for replicas and for the router alike. What must survive the daemon is in the slot's `life.json`. Times there are seconds of the
-machine's monotonic clock, which all processes share until the machine is booted again; a life from another boot is over.
+Used for replicas, as processes or as containers, and for the router alike. What must survive the daemon is in the slot's `life.json`.
+Times there are seconds of the machine's monotonic clock, which all processes share until the machine is booted again; a life from another
+boot is over.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from deployers.local.processes import Presence, Slot, begin_log, boot_id, last_words, trim_log
+from deployers.routed.processes import Presence, Slot, begin_log, boot_id, last_words, trim_log
 from deployers.target import ReplicaState
 from pipelines.jobs.files import read_json, write_json_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How patient the local target is; all in seconds of real time."""
+    """How patient a target is with what it runs; all in seconds of real time."""
 
     start_timeout_s: float = 120.0
     """From the start until the process must be ready."""
     hung_after_s: float = 60.0
     """A ready process that has not answered a probe for so long is killed and started again. Generous: training uses the same cores."""
+    unheard_s: float = 15.0
+    """One of which nobody can say whether it runs counts as ready for so long after it answered a probe."""
     probe_every_s: float = 5.0
     probe_timeout_s: float = 1.0
     early_deaths_max: int = 3
@@ -82,6 +85,8 @@ def next_move(
     """What to remember and what to do. `answers`: whether a probe succeeded just now; `obituary`: the last thing that it said."""
     if presence is Presence.ORPHANED:
         return life, Move.KILL
+    if presence is Presence.UNKNOWN:  # nothing can be done now; what answers, lives
+        return (replace(life, answered_at=now) if answers else life), Move.WAIT
     if presence is Presence.GONE:
         if life.started_at is not None:
             life = _bury(life, obituary, now, limits)
@@ -113,12 +118,22 @@ def _bury(life: Life, obituary: str, now: float, limits: Limits) -> Life:
     )
 
 
+def is_ready(life: Life, presence: Presence, now: float, limits: Limits) -> bool:
+    """Whether it may be given requests. Where nobody can say whether it runs, it must have answered of late."""
+    if presence is Presence.UNKNOWN:
+        heard = life.answered_at is not None and now - life.answered_at <= limits.unheard_s
+        return life.ready_at is not None and heard
+    return presence is Presence.RUNNING and life.ready_at is not None
+
+
 def state_of(life: Life, presence: Presence, now: float, limits: Limits) -> tuple[ReplicaState, str]:
     """The state that a life amounts to, and why."""
     if life.draining_since is not None:
         return ReplicaState.DRAINING, ""
-    if presence is Presence.RUNNING and life.ready_at is not None:
+    if is_ready(life, presence, now, limits):
         return ReplicaState.READY, ""
+    if presence is Presence.UNKNOWN:
+        return ReplicaState.STARTING, "it does not answer, and whether it runs cannot be asked now"
     if life.deaths >= limits.early_deaths_max:
         return ReplicaState.FAILED, f"died {life.deaths} times in a row, last: {life.reason}"
     if presence is Presence.RUNNING:
@@ -136,16 +151,89 @@ class Program:
     log: Path
 
 
-class Supervised:
-    """A program, its slot and its life. Strides must not overlap: the caller holds a lock."""
+class Runner(Protocol):
+    """What runs, or should run, in a slot: a process or a container."""
 
-    def __init__(
-        self, slot: Slot, program: Callable[[Life], Program], probe: Callable[[int], bool], limits: Limits
-    ) -> None:
-        self.slot = slot
-        self._program = program
+    @property
+    def folder(self) -> Path:
+        """Of the slot."""
+
+    def presence(self) -> Presence:
+        """Whether it runs now."""
+
+    def port(self) -> int | None:
+        """Of this machine, where it listens; None while that is not known."""
+
+    def tend(self, life: Life) -> None:
+        """What is to be done all the while it runs."""
+
+    def prepare(self, life: Life) -> Life:
+        """What must be remembered before it is started. Raises OSError."""
+
+    def start(self, life: Life) -> str:
+        """Start it, unless it runs; why it cannot be started, or an empty string. Raises OSError, TargetError: later, then."""
+
+    def obituary(self, life: Life) -> str:
+        """Of one that is gone: why, or the last thing that it said."""
+
+    def terminate(self) -> None:
+        """Ask it to finish what it does and to end."""
+
+    def kill(self) -> None:
+        """End it and all that it started, at once."""
+
+    def clear(self) -> None:
+        """Forget one that is gone, and its slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRunner:
+    """A process of this machine."""
+
+    slot: Slot
+    program: Callable[[Life], Program]
+
+    @property
+    def folder(self) -> Path:
+        return self.slot.folder
+
+    def presence(self) -> Presence:
+        return self.slot.presence()
+
+    def port(self) -> int | None:
+        return announced_port(self.slot.announce)
+
+    def tend(self, life: Life) -> None:
+        trim_log(self.program(life).log)
+
+    def prepare(self, life: Life) -> Life:
+        return replace(life, log_from=begin_log(self.program(life).log))
+
+    def start(self, life: Life) -> str:
+        program = self.program(life)
+        self.slot.start(program.command, env=program.env, cwd=program.cwd, log=program.log)
+        return ""
+
+    def obituary(self, life: Life) -> str:
+        return last_words(self.program(life).log, life.log_from)
+
+    def terminate(self) -> None:
+        self.slot.terminate()
+
+    def kill(self) -> None:
+        self.slot.kill()
+
+    def clear(self) -> None:
+        self.slot.clear()
+
+
+class Supervised:
+    """What runs in a slot, and its life. Strides must not overlap: the caller holds a lock."""
+
+    def __init__(self, runner: Runner, probe: Callable[[int], bool], limits: Limits) -> None:
+        self.runner = runner
         self._probe = probe
-        """Whether the process that listens on this port is ready; bounded by `probe_timeout_s`."""
+        """Whether what listens on this port is ready; bounded by `probe_timeout_s`."""
         self._limits = limits
 
     def life(self) -> Life:
@@ -160,27 +248,31 @@ class Supervised:
 
     @property
     def _life_path(self) -> Path:
-        return self.slot.folder / "life.json"
+        return self.runner.folder / "life.json"
 
     def _remember(self, before: Life, after: Life) -> None:
         if after != before:
             write_json_atomic(self._life_path, asdict(after))
 
     def state(self, now: float) -> tuple[ReplicaState, str]:
-        return state_of(self.life(), self.slot.presence(), now, self._limits)
+        return state_of(self.life(), self.runner.presence(), now, self._limits)
+
+    def is_ready(self, life: Life, now: float) -> bool:
+        """Whether it may be given requests."""
+        return is_ready(life, self.runner.presence(), now, self._limits)
 
     def keep(self, now: float) -> Life:
         """One stride towards running and ready, also for one that was draining. Raises OSError if the machine cannot start it."""
         before = self.life()
-        assert before.terminated_at is None, f"{self.slot.folder} was told to end"
-        presence = self.slot.presence()
+        assert before.terminated_at is None, f"{self.runner.folder} was told to end"
+        presence = self.runner.presence()
         if presence is Presence.RUNNING:
-            trim_log(self._program(before).log)
-        port = self._announced() if presence is Presence.RUNNING else None
+            self.runner.tend(before)
+        port = self._port(before, presence)
         due = before.answered_at is None or now - before.answered_at >= self._limits.probe_every_s
         answers = port is not None and due and self._probe(port)
         died = presence is Presence.GONE and before.started_at is not None
-        obituary = last_words(self._program(before).log, before.log_from) if died else ""
+        obituary = self.runner.obituary(before) if died else ""
         life, move = next_move(before, presence, answers, obituary, now, self._limits)
         if answers:
             life = replace(life, port=port)
@@ -188,38 +280,46 @@ class Supervised:
         if move is not Move.START:
             self._remember(before, life)
             if move is Move.KILL:
-                self.slot.kill()
+                self.runner.kill()
             return life
-        program = self._program(life)
-        life = replace(life, log_from=begin_log(program.log))
+        life = self.runner.prepare(life)
         self._remember(before, life)  # first, so that a start that nobody remembers cannot be
-        self.slot.start(program.command, env=program.env, cwd=program.cwd, log=program.log)
+        if problem := self.runner.start(life):
+            self._remember(life, replace(life, doom=problem))
         return life
+
+    def _port(self, life: Life, presence: Presence) -> int | None:
+        """Where to ask whether it is ready: of one that may run, where it was ready before."""
+        if presence is Presence.UNKNOWN:
+            return life.port if life.ready_at is not None else None
+        return self.runner.port() if presence is Presence.RUNNING else None
 
     def stop(self, now: float, *, idle: bool) -> bool:
         """One stride towards gone: wait until `idle` (or too long), SIGTERM, then SIGKILL. True when it is gone."""
         before = self.life()
-        presence = self.slot.presence()
+        presence = self.runner.presence()
         if presence is Presence.GONE:
-            self.slot.clear()
+            self.runner.clear()
             return True
         life = replace(before, draining_since=now if before.draining_since is None else before.draining_since)
         assert life.draining_since is not None
         drained = idle or life.ready_at is None or now - life.draining_since > self._limits.drain_timeout_s
-        if before.terminated_at is None and drained:
+        if before.terminated_at is None and drained and presence is not Presence.UNKNOWN:
             self._remember(before, replace(life, terminated_at=now))
-            self.slot.terminate()
+            self.runner.terminate()
             return False
         self._remember(before, life)
         overdue = before.terminated_at is not None and now - before.terminated_at > self._limits.grace_s
-        if overdue or presence is Presence.ORPHANED:
-            self.slot.kill()
+        if (overdue and presence is not Presence.UNKNOWN) or presence is Presence.ORPHANED:
+            self.runner.kill()
         return False
 
-    def _announced(self) -> int | None:
-        try:
-            announced = read_json(self.slot.announce)
-        except ValueError:
-            return None
-        port = announced.get("port") if isinstance(announced, dict) else None
-        return port if isinstance(port, int) else None
+
+def announced_port(path: Path) -> int | None:
+    """The port that a process wrote down once it accepted requests; None before."""
+    try:
+        announced = read_json(path)
+    except ValueError:
+        return None
+    port = announced.get("port") if isinstance(announced, dict) else None
+    return port if isinstance(port, int) else None

@@ -39,6 +39,8 @@ class Presence(StrEnum):
     RUNNING = "running"
     ORPHANED = "orphaned"
     """The process is dead, but children of it live on."""
+    UNKNOWN = "unknown"
+    """Who could say does not answer: the container engine is away."""
 
 
 @dataclass(frozen=True, slots=True)

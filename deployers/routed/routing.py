@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from deployers.local.record import InForce
+from deployers.routed.record import InForce
 from deployers.target import TrafficPlan
 
 
