@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from servers.postgres import Postgres
 
 # Folders that are packages (`servers`) are imported as such: with them on the path, `servers/docker.py` would hide the library.
 _TESTS = Path(__file__).parent
@@ -11,3 +18,11 @@ _FOLDERS = [
     p for p in sorted(_TESTS.rglob("*")) if p.is_dir() and p.name != "__pycache__" and not (p / "__init__.py").exists()
 ]
 sys.path[:0] = [str(_TESTS), *map(str, _FOLDERS)]
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test run. Tests that stop it or starve it start their own."""
+    from servers.postgres import running_postgres
+
+    with running_postgres() as server:
+        yield server

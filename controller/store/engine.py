@@ -1,4 +1,4 @@
-"""Connections to the state database, and what its errors mean to whoever uses the store.
+"""Connections to an SQLite state database, and what its errors mean to whoever uses the store.
 
 SQLite runs with a write-ahead log and `synchronous=FULL`: a decision that was committed may already have moved traffic, so it must survive
 a loss of power, which `NORMAL` does not promise. Transactions are begun explicitly (the driver's own habit is to begin late and
@@ -8,17 +8,23 @@ only for some statements): a reader gets one snapshot, a writer takes the write 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from controller.invariants import InvariantBroken
+from controller.store.database import Database
 from controller.store.port import CorruptStoreError, StoreError
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 5.0
 """How long a transaction waits for another process's write lock."""
@@ -34,24 +40,40 @@ _ADVICE = {
 }
 
 
-def sqlite_file(url: str) -> Path:
-    """The file that a URL such as `sqlite:////var/lib/ratchet/state.db` names.
+class SqliteDatabase(Database):
+    """A file. Its transactions cannot be lost on the way, so nothing is tried twice."""
 
-    Raises StoreError for any other kind of URL."""
-    try:
-        parsed: URL = sa.make_url(url)
-    except ArgumentError as exc:
-        # not shown: what cannot be taken apart may hold a password anywhere
-        raise StoreError(
-            "store url: RATCHET_DATABASE is not a database URL; give sqlite:////absolute/path/state.db"
-        ) from exc
-    shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() != "sqlite":
-        shown = parsed.set(query={}).render_as_string(hide_password=True)  # some drivers take passwords as parameters
-        raise StoreError(f"store url: {shown!r} is not supported yet; give sqlite:////absolute/path/state.db")
-    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:") or parsed.query:
-        raise StoreError(f"store url: {shown!r} names no plain file; give sqlite:////absolute/path/state.db")
-    return Path(parsed.database)
+    def __init__(self, file: Path) -> None:
+        """Raises StoreError if there is no such file."""
+        if not file.exists():
+            raise StoreError(f"{file}: there is no such database; migrate it first")
+        self._file = file
+        self._engine = make_engine(file)
+        self._turn = Lock()
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @property
+    def where(self) -> str:
+        return str(self._file)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        with reading(self._engine, self._file) as db:
+            return work(db)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        # Threads queue here, because waiting for SQLite's lock is polling: one of 16 threads once waited a second for it.
+        with self._turn, writing(self._engine, self._file) as db:
+            return work(db)
+
+    def now(self, db: Connection) -> datetime:
+        """This machine's clock: a file is for one machine."""
+        return datetime.now(UTC)
+
+    def close(self) -> None:
+        self._engine.dispose()
 
 
 def make_engine(file: Path) -> Engine:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from threading import RLock
 
 from controller.incidents import Change, join, key_of, leave, may_join
@@ -39,9 +39,9 @@ class MemoryStore(Store):
         self._audit = _Audit() if audit else None
 
     # leadership
-    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+    def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
         with self._lock:
-            lease = self._lease.taken_by(holder, now, ttl_s)
+            lease = self._lease.taken_by(holder, now or datetime.now(UTC), ttl_s)
             if lease is None:
                 return None
             self._lease = lease
@@ -50,6 +50,9 @@ class MemoryStore(Store):
     def release(self, holder: str) -> None:
         with self._lock:
             self._lease = self._lease.released_by(holder)
+
+    def holder(self) -> str | None:
+        return self._lease.holder
 
     # reading
     def names(self) -> Sequence[str]:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from controller.store.engine import BUSY_TIMEOUT_S, corrupt, make_engine, reading, sqlite_file, wrapped_errors, writing
+from controller.store.address import parse_address
+from controller.store.engine import BUSY_TIMEOUT_S, corrupt, make_engine, reading, wrapped_errors, writing
 from controller.store.port import CorruptStoreError, StoreError
+from controller.store.postgres import PostgresDatabase
 from controller.store.tables import REVISION
 
 if TYPE_CHECKING:
@@ -27,13 +29,23 @@ if TYPE_CHECKING:
 
 SCRIPTS = "controller.store:migrations"
 """Found by package, so that it works from an installed wheel."""
+_ADVISORY_LOCK = 0x7261746368
+"""The same number in every release."""
 
 
-def migrate(url: str) -> None:
-    """Create the database at `url`, or check it and bring it to this release's schema, after a backup beside it.
+def migrate(url: str, password_file: Path | None = None) -> None:
+    """Create the database at `url`, or check it and bring it to this release's schema: an SQLite file after a backup beside it, a
+    PostgreSQL database, of which only its owner makes backups, while nobody leads on it.
 
-    Raises CorruptStoreError (damaged, or of a newer release; the file is untouched) and StoreError (cannot be read or written now)."""
-    file = sqlite_file(url)
+    Raises CorruptStoreError (damaged, or of a newer release; it is untouched) and StoreError (cannot be read or written now)."""
+    address = parse_address(url, password_file)
+    if isinstance(address, Path):
+        _migrate_file(address)
+    else:
+        _migrate_server(PostgresDatabase(address))
+
+
+def _migrate_file(file: Path) -> None:
     with wrapped_errors(file):
         if not file.exists():
             _create_file(file)
@@ -41,20 +53,56 @@ def migrate(url: str) -> None:
     engine = make_engine(file)
     try:
         with reading(engine, file) as db:
-            found = revision_of(db)
-            tables = sa.inspect(db).get_table_names()
+            found = _found(db, str(file))
         if found == REVISION:
             return
-        if found is None and tables:
-            raise StoreError(f"{file}: holds tables of something else ({', '.join(tables[:3])}); name another file")
         if found is not None:
-            _refuse_newer(file, found)
+            _refuse_newer(str(file), found, f"put back the backup that its upgrade left ({file.name}.before-{found})")
             with wrapped_errors(file):
                 _back_up(file)
         with writing(engine, file) as db:
             _upgrade(db)
     finally:
         engine.dispose()
+
+
+def _migrate_server(database: PostgresDatabase) -> None:
+    try:
+        encoding, found = database.read(lambda db: (db.scalar(sa.text("SHOW server_encoding")), _found(db, database.where)))
+        if encoding != "UTF8":
+            raise StoreError(f"{database.where}: its encoding is {encoding}; make it with CREATE DATABASE … ENCODING 'UTF8'")
+        if found is not None and found != REVISION:
+            _refuse_newer(database.where, found, "restore the backup that was made before the upgrade (docs/postgresql.md)")
+        if found != REVISION:
+            database.change_schema(lambda db: _upgrade_server(db, database.where))
+    finally:
+        database.close()
+
+
+def _upgrade_server(db: Connection, where: str) -> None:
+    """Two that start at once come one after the other. Nobody may lead meanwhile, and who led before writes nothing any more: he may be of
+    the release that does not know the new schema."""
+    db.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+    found = _found(db, where)
+    if found == REVISION:
+        return
+    if found is not None:
+        leads = "SELECT holder FROM leadership WHERE holder IS NOT NULL AND expires_at > clock_timestamp() FOR UPDATE"
+        if holder := db.scalar(sa.text(leads)):
+            raise StoreError(
+                f"{where}: must be upgraded from {found} to {REVISION}, but {holder} leads on it; stop all daemons, back it up, then "
+                "start this one"
+            )
+        db.execute(sa.text("UPDATE leadership SET holder = NULL, expires_at = NULL, epoch = epoch + 1"))
+    _upgrade(db)
+
+
+def _found(db: Connection, where: str) -> str | None:
+    """The revision; None for an empty database. Raises StoreError for one of something else."""
+    found = revision_of(db)
+    if found is None and (tables := sa.inspect(db).get_table_names()):
+        raise StoreError(f"{where}: holds tables of something else ({', '.join(sorted(tables)[:3])}); name another one")
+    return found
 
 
 def revision_of(db: Connection) -> str | None:
@@ -93,14 +141,14 @@ def _check_intact(file: Path) -> None:
         raise corrupt(file, " ".join(found.split()))
 
 
-def _refuse_newer(file: Path, found: str) -> None:
+def _refuse_newer(where: str, found: str, way_back: str) -> None:
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if found not in known:
         raise CorruptStoreError(
-            f"{file}: the schema is at {found}, which this release (up to {REVISION}) does not know: a newer release wrote it. "
-            f"Install that release again, or put back the backup that its upgrade left ({file.name}.before-{found})"
+            f"{where}: the schema is at {found}, which this release (up to {REVISION}) does not know: a newer release wrote it. "
+            f"Install that release again, or {way_back}"
         )
 
 

@@ -27,6 +27,11 @@ class FencedError(StoreError):
     """A newer leader exists. Whoever gets this must stop acting at once."""
 
 
+class UnknownOutcomeError(StoreError):
+    """The connection was lost just when the commit was asked for and did not come back in time: it may have been written or not. Whoever
+    reads again finds out, and nothing that he then decides happens twice."""
+
+
 class CorruptStoreError(StoreError):
     """The database is damaged or of a newer release; the message names the file and what to do."""
 
@@ -50,13 +55,17 @@ class Commit:
 
 class Store(Protocol):
     # leadership
-    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+    def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
         """Take or renew the lease; the fencing epoch, or None if another holder's lease is still valid at `now`.
+        `now`: None takes the store's own clock, which all machines that share the store share.
         The epoch grows whenever the holder changes; renewing keeps it, even late, as long as nobody else took the lease. So `holder` must
         be unique to a process (host, pid and a random part), never a fixed name."""
 
     def release(self, holder: str) -> None:
         """Give the lease up, if held. The epoch stays used, and nothing can be written under it any more."""
+
+    def holder(self) -> str | None:
+        """Who took the lease last and did not release it, be it valid or not; None if nobody."""
 
     # reading
     def names(self) -> Sequence[str]:
@@ -99,6 +108,7 @@ class Store(Protocol):
         """Undelivered, oldest first."""
 
     def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
-        """One attempt more; delivered when `delivered_at` is given. Does nothing to a delivered or unknown one. Needs no lease."""
+        """One attempt more; delivered when `delivered_at` is given. Does nothing to a delivered or unknown one.
+        Needs no lease; but who took it through this store object, and lost it, gets FencedError."""
 
     def close(self) -> None: ...

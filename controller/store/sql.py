@@ -7,12 +7,10 @@ Every writing transaction reads the leadership row first, under the lock that it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,10 +18,13 @@ from sqlalchemy.engine import Connection
 
 from controller.state import Cycle, Event, Incident, ModelState, NoticeRecord, Version
 from controller.store import tables as t
-from controller.store.engine import make_engine, reading, sqlite_file, writing
+from controller.store.address import parse_address
+from controller.store.database import Database
+from controller.store.engine import SqliteDatabase
 from controller.store.lease import Lease
 from controller.store.migrate import migrate, revision_of
 from controller.store.port import Commit, ConflictError, Store, StoreError
+from controller.store.postgres import PostgresDatabase
 from controller.store.rows import (
     cycle_of,
     cycle_values,
@@ -40,22 +41,21 @@ from controller.store.rules import Stored, check_conflict, check_invariants, sto
 from controller.store.sql_incidents import read_incidents, write_faults
 
 
-def open_store(url: str) -> SqlStore:
+def open_store(url: str, password_file: Path | None = None) -> SqlStore:
     """The store at `url`, created or brought to this release's schema if need be. Raises StoreError, CorruptStoreError."""
-    migrate(url)
-    return SqlStore(url)
+    migrate(url, password_file)
+    return SqlStore(url, password_file)
 
 
 class SqlStore(Store):
     """A migrated database; `open_store` migrates first. May be shared between threads and opened by several processes."""
 
-    def __init__(self, url: str) -> None:
-        self._file: Path = sqlite_file(url)
-        if not self._file.exists():
-            raise StoreError(f"{self._file}: there is no such database; migrate it first")
-        self._where = str(self._file)
-        self._engine = make_engine(self._file)
-        self._turn = Lock()
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        address = parse_address(url, password_file)
+        self._db: Database = SqliteDatabase(address) if isinstance(address, Path) else PostgresDatabase(address)
+        self._where = self._db.where
+        self._led: int | None = None
+        """The epoch that was taken through this object last, and not released."""
         try:
             self._check_schema()
         except StoreError:
@@ -63,47 +63,53 @@ class SqlStore(Store):
             raise
 
     def _check_schema(self) -> None:
-        with self._read() as db:
-            found = revision_of(db)
+        found = self._db.read(revision_of)
         if found != t.REVISION:
             raise StoreError(
-                f"{self._file}: the schema is at {found}, this release needs {t.REVISION}; migrate it first"
+                f"{self._where}: the schema is at {found}, this release needs {t.REVISION}; migrate it first"
             )
 
-    def _read(self) -> AbstractContextManager[Connection]:
-        return reading(self._engine, self._file)
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        # Threads queue here, because waiting for SQLite's lock is polling: one of 16 threads once waited a second for it.
-        with self._turn, writing(self._engine, self._file) as db:
-            yield db
-
     # leadership
-    def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
-        with self._write() as db:
-            lease = _lease(db).taken_by(holder, now, ttl_s)
+    def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
+        def take(db: Connection) -> int | None:
+            lease = _lease(db).taken_by(holder, now or self._db.now(db), ttl_s)
             if lease is None:
                 return None
             _write_lease(db, lease)
             return lease.epoch
 
+        if self._is_anothers(holder, now):  # without its lock, in which the leader works
+            return None
+        epoch = self._db.write(take)
+        self._led = epoch or self._led
+        return epoch
+
+    def _is_anothers(self, holder: str, now: datetime | None) -> bool:
+        def look(db: Connection) -> bool:
+            lease = _lease(db, wait=False)
+            return lease.holder not in (None, holder) and lease.taken_by(holder, now or self._db.now(db), 1.0) is None
+
+        return self._db.read(look)
+
     def release(self, holder: str) -> None:
-        with self._write() as db:
+        def give_up(db: Connection) -> None:
             _write_lease(db, _lease(db).released_by(holder))
+
+        self._db.write(give_up)
+        self._led = None
+
+    def holder(self) -> str | None:
+        return self._db.read(lambda db: _lease(db, wait=False).holder)
 
     # reading
     def names(self) -> Sequence[str]:
-        with self._read() as db:
-            return list(db.scalars(sa.select(t.models.c.name).order_by(t.models.c.name)))
+        return self._db.read(lambda db: list(db.scalars(sa.select(t.models.c.name).order_by(t.models.c.name))))
 
     def load(self, name: str) -> ModelState | None:
-        with self._read() as db:
-            return next(iter(self._load(db, name)), None)
+        return self._db.read(lambda db: next(iter(self._load(db, name)), None))
 
     def load_all(self) -> Sequence[ModelState]:
-        with self._read() as db:
-            return self._load(db, None)
+        return self._db.read(lambda db: self._load(db, None))
 
     def _load(self, db: Connection, name: str | None) -> list[ModelState]:
         """One model or all, in three queries."""
@@ -133,13 +139,11 @@ class SqlStore(Store):
             query = query.order_by(t.cycles.c.opened_at.desc(), t.cycles.c.model, t.cycles.c.number.desc())
         else:
             query = query.where(t.cycles.c.model == name).order_by(t.cycles.c.number.desc())
-        with self._read() as db:
-            return [cycle_of(row, where=self._where) for row in db.execute(query)]
+        return self._db.read(lambda db: [cycle_of(row, where=self._where) for row in db.execute(query)])
 
     def open_cycles(self) -> int:
-        with self._read() as db:
-            query = sa.select(sa.func.count()).select_from(t.cycles).where(t.cycles.c.outcome.is_(None))
-            return db.scalars(query).one()
+        query = sa.select(sa.func.count()).select_from(t.cycles).where(t.cycles.c.outcome.is_(None))
+        return self._db.read(lambda db: db.scalars(query).one())
 
     def events(
         self, name: str | None = None, *, after: int = 0, limit: int = 100, newest: bool = False
@@ -148,17 +152,15 @@ class SqlStore(Store):
         if name is not None:
             query = query.where(t.events.c.model == name)
         query = query.order_by(t.events.c.seq.desc() if newest else t.events.c.seq)
-        with self._read() as db:
-            found = [event_of(row, where=self._where) for row in db.execute(query)]
+        found = self._db.read(lambda db: [event_of(row, where=self._where) for row in db.execute(query)])
         return found[::-1] if newest else found
 
     def incidents(self, *, open_only: bool = False, limit: int = 100) -> Sequence[Incident]:
-        with self._read() as db:
-            return read_incidents(db, open_only=open_only, limit=limit, where=self._where)
+        return self._db.read(lambda db: read_incidents(db, open_only=open_only, limit=limit, where=self._where))
 
     # writing
     def create(self, epoch: int, state: ModelState, events: Sequence[Event]) -> ModelState:
-        with self._write() as db:
+        def write(db: Connection) -> ModelState:
             _lease(db).check(epoch)
             check_conflict(state.name, _stored(db, state.name), None)
             after = stored_as(state)
@@ -170,9 +172,12 @@ class SqlStore(Store):
             _append(db, events)
             return after
 
+        return self._db.write(write)
+
     def commit(self, epoch: int, commit: Commit) -> ModelState:
         name = commit.model.name
-        with self._write() as db:
+
+        def write(db: Connection) -> ModelState:
             _lease(db).check(epoch)
             stored = _stored(db, name)
             check_conflict(name, stored, commit.model.row_version)
@@ -187,8 +192,10 @@ class SqlStore(Store):
             _enqueue(db, [*commit.notices, *notices])
             return after
 
+        return self._db.write(write)
+
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
-        with self._write() as db:
+        def write(db: Connection) -> None:
             _lease(db).check(epoch)
             if _stored(db, name).row_version is None:
                 raise ConflictError(f"{name}: there is no such model; was it deleted?")
@@ -203,25 +210,33 @@ class SqlStore(Store):
             _append(db, [*events, *told])
             _enqueue(db, notices)
 
+        self._db.write(write)
+
     # outbox
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
         query = sa.select(t.notices).where(t.notices.c.delivered_at.is_(None)).order_by(t.notices.c.at, t.notices.c.id)
-        with self._read() as db:
-            return [notice_of(row) for row in db.execute(query.limit(limit))]
+        return self._db.read(lambda db: [notice_of(row) for row in db.execute(query.limit(limit))])
 
     def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
         undelivered = sa.and_(t.notices.c.key == key, t.notices.c.delivered_at.is_(None))
         marks = {"attempts": t.notices.c.attempts + 1, "delivered_at": delivered_at}
-        with self._write() as db:
+
+        def write(db: Connection) -> None:
+            lease = _lease(db)
+            if self._led is not None:
+                lease.check(self._led)
             db.execute(sa.update(t.notices).where(undelivered).values(marks))
 
+        self._db.write(write)
+
     def close(self) -> None:
-        self._engine.dispose()
+        self._db.close()
 
 
-def _lease(db: Connection) -> Lease:
-    """The leadership row, locked until the transaction ends."""
-    row = db.execute(sa.select(t.leadership).with_for_update()).one()
+def _lease(db: Connection, *, wait: bool = True) -> Lease:
+    """The leadership row; with `wait` locked until the transaction ends."""
+    query = sa.select(t.leadership.c.holder, t.leadership.c.epoch, t.leadership.c.expires_at)
+    row = db.execute(query.with_for_update() if wait else query).one()
     return Lease(holder=row.holder, epoch=row.epoch, expires_at=row.expires_at)
 
 

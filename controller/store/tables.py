@@ -2,7 +2,7 @@
 
 Columns are what a person or an index asks for; the whole record is the JSON in `document`. The migrations up to `REVISION` make them, and
 a test holds the two together. Only constructs that SQLite and PostgreSQL share; the triggers that guard events, digests and closed
-cycles are in the migrations.
+cycles are in the migrations, as is the collation that lets PostgreSQL sort names as Python does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that makes exactly these tables."""
 
 metadata = sa.MetaData(
@@ -46,6 +46,16 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Words(sa.types.TypeDecorator[str]):
+    """Text from outside. PostgreSQL keeps no NUL characters, so U+FFFD stands for them there."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value if value is None or dialect.name == "sqlite" else value.replace("\0", "\ufffd")
+
+
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """SQLite counts a primary key up by itself only where it is called INTEGER."""
 
@@ -54,30 +64,31 @@ leadership = sa.Table(
     "leadership",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("holder", sa.Text),
+    sa.Column("holder", Words),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("expires_at", UtcDateTime),
+    sa.Column("receipt", Words, comment="of the last change, by which its writer knows it again (PostgreSQL)"),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 
 models = sa.Table(
     "models",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", Words, primary_key=True),
     sa.Column("row_version", sa.Integer, nullable=False),
-    sa.Column("policy_digest", sa.Text, nullable=False),
+    sa.Column("policy_digest", Words, nullable=False),
     sa.Column("champion", sa.Integer),
-    sa.Column("phase", sa.Text, comment="of the open cycle"),
+    sa.Column("phase", Words, comment="of the open cycle"),
     sa.Column("document", sa.Text, nullable=False, comment="ModelState without cycle and versions"),
 )
 
 cycles = sa.Table(
     "cycles",
     metadata,
-    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), primary_key=True),
+    sa.Column("model", Words, sa.ForeignKey("models.name"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("phase", sa.Text, nullable=False),
-    sa.Column("outcome", sa.Text, comment="null while open"),
+    sa.Column("phase", Words, nullable=False),
+    sa.Column("outcome", Words, comment="null while open"),
     sa.Column("opened_at", UtcDateTime, nullable=False),
     sa.Column("closed_at", UtcDateTime),
     sa.Column("document", sa.Text, nullable=False),
@@ -95,10 +106,10 @@ sa.Index(
 versions = sa.Table(
     "versions",
     metadata,
-    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), primary_key=True),
+    sa.Column("model", Words, sa.ForeignKey("models.name"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("digest", Words, nullable=False),
+    sa.Column("status", Words, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("document", sa.Text, nullable=False),
 )
@@ -107,12 +118,12 @@ events = sa.Table(
     "events",
     metadata,
     sa.Column("seq", BIG, primary_key=True),
-    sa.Column("model", sa.Text, nullable=False, comment="no foreign key: events outlive their model"),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("model", Words, nullable=False, comment="no foreign key: events outlive their model"),
+    sa.Column("kind", Words, nullable=False),
+    sa.Column("sentence", Words, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("cycle", sa.Integer),
-    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("actor", Words, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
     sa.Index("events_model_seq", "model", "seq"),
     sqlite_autoincrement=True,
@@ -122,10 +133,10 @@ notices = sa.Table(
     "notices",
     metadata,
     sa.Column("id", BIG, primary_key=True),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("key", Words, nullable=False),
+    sa.Column("model", Words, nullable=False),
+    sa.Column("kind", Words, nullable=False),
+    sa.Column("text", Words, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("delivered_at", UtcDateTime),
@@ -143,9 +154,9 @@ incidents = sa.Table(
     "incidents",
     metadata,
     sa.Column("id", BIG, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("kind", Words, nullable=False),
+    sa.Column("source", Words, nullable=False),
+    sa.Column("subject", Words, nullable=False),
     sa.Column("opened_at", UtcDateTime, nullable=False),
     sa.Column("closed_at", UtcDateTime),
     sa.Column("document", sa.Text, nullable=False),
@@ -156,7 +167,7 @@ incident_models = sa.Table(
     "incident_models",
     metadata,
     sa.Column("incident", BIG, sa.ForeignKey("incidents.id"), primary_key=True, autoincrement=False),
-    sa.Column("model", sa.Text, primary_key=True, comment="no foreign key: incidents outlive their models"),
+    sa.Column("model", Words, primary_key=True, comment="no foreign key: incidents outlive their models"),
     sa.Column("joined_at", UtcDateTime, nullable=False),
     sa.Column("left_at", UtcDateTime, comment="null while it has the fault"),
 )

@@ -27,17 +27,21 @@ from controller.state import (
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit, ConflictError, FencedError, Store, StoreError
 from controller.store.sql import open_store
+from servers.postgres import Postgres
 from deployers.target import TrafficPlan
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture(params=["memory", "memory-audited", "sqlite"])
+@pytest.fixture(params=["memory", "memory-audited", "sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Each store in turn, empty."""
     if request.param == "sqlite":
         made: Store = open_store(f"sqlite:///{tmp_path}/state.db")
+    elif request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        made = open_store(server.url(server.new_database()), server.password_file)
     else:
         made = MemoryStore(audit=request.param == "memory-audited")
     yield made
@@ -505,7 +509,7 @@ def test_incidents_are_read_newest_first_and_in_bounds(store: Store, epoch: int)
 
 
 # ---------------------------------------------------------------- bad values
-@pytest.mark.parametrize("store", ["memory-audited", "sqlite"], indirect=True)
+@pytest.mark.parametrize("store", ["memory-audited", "sqlite", "postgresql"], indirect=True)
 def test_what_has_no_json_form_is_refused_whole(store: Store, epoch: int) -> None:
     """A value that cannot be written is an error that names it, and leaves the store as it was."""
     state = store.create(epoch, bare(), [])

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def need(command: str, package: str | None = None) -> str:
-    """The path of a command that a test needs. Without it the test is skipped, saying so; in CI it fails."""
-    found = shutil.which(command) or shutil.which(command, path="/usr/sbin:/sbin:/usr/local/sbin")
+def need(command: str, package: str | None = None, folders: Sequence[str] = ()) -> str:
+    """The path of a command that a test needs, looked for in `folders` too. Without it the test is skipped, saying so; in CI it fails."""
+    found = shutil.which(command) or shutil.which(command, path=":".join(["/usr/sbin:/sbin:/usr/local/sbin", *folders]))
     if found is not None:
         return found
     said = (
@@ -43,8 +44,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with_parent(number: signal.Signals) -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 @contextmanager
@@ -54,13 +55,16 @@ def running(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    user: str | None = None,
     grace_s: float = 10.0,
+    dies_by: signal.Signals = signal.SIGKILL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process group of its own, ended at the end: SIGTERM, then SIGKILL to the group. Killed if the test run is."""
+    """A server in a process group of its own, ended at the end: SIGTERM, then SIGKILL to the group. If the test run is
+    killed it gets `dies_by`."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd,
-            start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - one thread forks here, and nothing else helps
+            user=user, start_new_session=True, preexec_fn=partial(_die_with_parent, dies_by),  # noqa: PLW1509 - one thread forks here, and nothing else helps
         )  # fmt: skip
     try:
         yield child

@@ -10,7 +10,7 @@ from controller.store.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite can roll back DDL, which Alembic does not assume by itself.
+    # Both databases can roll back DDL; Alembic does not assume so of SQLite.
     transactional_ddl=True,
     # SQLite changes columns only by copying the table.
     render_as_batch=True,

@@ -171,7 +171,7 @@ def test_a_full_disk_is_a_clear_error_that_loses_nothing(store: SqlStore) -> Non
         events=[Event(model="m", kind="a.b", sentence="x" * 100_000, at=NOW)],
         notices=[NoticeRecord(key="k", model="m", kind="k", text="t", at=NOW)],
     )
-    with store._engine.connect() as db:
+    with store._db.engine.connect() as db:
         pages = db.exec_driver_sql("PRAGMA page_count").scalar()
         assert pages is not None
         db.exec_driver_sql(f"PRAGMA max_page_count={pages + 4}")
@@ -181,7 +181,7 @@ def test_a_full_disk_is_a_clear_error_that_loses_nothing(store: SqlStore) -> Non
         assert loaded(store) == state
         assert [event.sentence for event in store.events()] == ["s"]
         assert list(store.pending_notices()) == []
-    with store._engine.connect() as db:
+    with store._db.engine.connect() as db:
         db.exec_driver_sql("PRAGMA max_page_count=1000000")
     assert store.commit(1, big).row_version == state.row_version + 1
 
@@ -221,7 +221,7 @@ def open_unchecked(folder: Path) -> None:
 def test_a_document_of_a_newer_release_names_the_model(store: SqlStore) -> None:
     """A record that a newer release wrote is refused with the file and the model in the message."""
     newer = sa.func.replace(tables.models.c.document, '{"schema":1,', '{"schema":2,')
-    with store._engine.begin() as db:
+    with store._db.engine.begin() as db:
         db.execute(sa.update(tables.models).values(document=newer))
     with pytest.raises(CorruptStoreError, match=r"state.db: model m: written by a newer release"):
         store.load("m")
@@ -247,7 +247,7 @@ def test_a_naive_time_is_refused(store: SqlStore) -> None:
         ("INSERT INTO cycles SELECT model, 3, phase, outcome, opened_at, closed_at, document FROM cycles WHERE number = 2", "UNIQUE"),
         ("INSERT INTO versions SELECT * FROM versions", "UNIQUE"),
         ("UPDATE leadership SET epoch = 0", "the epoch never goes back"),
-        ("INSERT INTO leadership VALUES (2, 'b', 9, NULL)", "one_row"),
+        ("INSERT INTO leadership VALUES (2, 'b', 9, NULL, NULL)", "one_row"),
         ("DELETE FROM models", "FOREIGN KEY"),
     ],
 )  # fmt: skip
@@ -261,7 +261,7 @@ def test_the_database_itself_refuses_what_breaks_an_invariant(store: SqlStore, s
     state = store.commit(1, Commit(model=replace(state, cycle=replace(opened, number=2))))
     with (
         pytest.raises((InvariantBroken, StoreError), match=message),
-        engine_module.writing(store._engine, store._file) as db,
+        engine_module.writing(store._db.engine, Path(store._db.where)) as db,
     ):
         db.exec_driver_sql(statement)
     assert loaded(store) == state
@@ -270,7 +270,7 @@ def test_the_database_itself_refuses_what_breaks_an_invariant(store: SqlStore, s
 
 def test_commits_are_synced_and_readers_do_not_block(store: SqlStore) -> None:
     """A commit survives a loss of power (synchronous FULL = 2) on a write-ahead log, with foreign keys checked."""
-    with store._engine.connect() as db:
+    with store._db.engine.connect() as db:
         found = [
             db.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
@@ -293,10 +293,10 @@ def test_load_all_takes_as_many_queries_for_5000_models_as_for_one(store: SqlSto
         for i in range(4999)
     ]  # fmt: skip
     queries: list[str] = []
-    sa.event.listen(store._engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
+    sa.event.listen(store._db.engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
     store.load_all()
     for_one = len(queries)
-    with store._engine.begin() as db:
+    with store._db.engine.begin() as db:
         db.execute(sa.insert(tables.models), [model_values(s) for s in states])
         db.execute(sa.insert(tables.cycles), [cycle_values(s.cycle) for s in states if s.cycle])
         db.execute(sa.insert(tables.versions), [version_values(v) for s in states for v in s.versions.values()])
