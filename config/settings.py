@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".ratchet"), description="state folder: database, images, logs, caches")
     database: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
+    database_password_file: Path | None = Field(default=None, description="file with the password of that database")
     host: str = Field(default="127.0.0.1", description="address of the HTTP API")
     port: Port = Field(default=8640, description="port of the HTTP API; 0 takes a free one")
     router_host: str = Field(default="127.0.0.1", description="address of the router, where predictions are asked for")
@@ -37,7 +38,7 @@ class Settings(BaseSettings):
     signal_max_age_s: Annotated[float, Field(gt=0)] = Field(
         default=3600.0, description="older measurements are unknown (seconds of the daemon's clock)"
     )
-    lease_ttl_s: Seconds = Field(default=15.0, description="a leader that has not renewed for so long is not one")
+    lease_ttl_s: Seconds = Field(default=10.0, description="a leader that has not renewed for so long is not one")
     cache_max_mb: Annotated[int, Field(ge=1)] = Field(
         default=10_240, description="step cache; the least recently used goes"
     )

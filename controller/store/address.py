@@ -61,7 +61,9 @@ def read_password(path: Path) -> str:
             f"RATCHET_DATABASE_PASSWORD_FILE: {path} cannot be read ({reason}); give a file that holds the password"
         ) from None
     if not lines or not lines[0] or len(content) > PASSWORD_BYTES_MAX:
-        raise StoreError(f"RATCHET_DATABASE_PASSWORD_FILE: {path} must hold the password on its first line, and no more")
+        raise StoreError(
+            f"RATCHET_DATABASE_PASSWORD_FILE: {path} must hold the password on its first line, and no more"
+        )
     return lines[0]
 
 

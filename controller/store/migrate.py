@@ -68,11 +68,17 @@ def _migrate_file(file: Path) -> None:
 
 def _migrate_server(database: PostgresDatabase) -> None:
     try:
-        encoding, found = database.read(lambda db: (db.scalar(sa.text("SHOW server_encoding")), _found(db, database.where)))
+        encoding, found = database.read(
+            lambda db: (db.scalar(sa.text("SHOW server_encoding")), _found(db, database.where))
+        )
         if encoding != "UTF8":
-            raise StoreError(f"{database.where}: its encoding is {encoding}; make it with CREATE DATABASE … ENCODING 'UTF8'")
+            raise StoreError(
+                f"{database.where}: its encoding is {encoding}; make it with CREATE DATABASE … ENCODING 'UTF8'"
+            )
         if found is not None and found != REVISION:
-            _refuse_newer(database.where, found, "restore the backup that was made before the upgrade (docs/postgresql.md)")
+            _refuse_newer(
+                database.where, found, "restore the backup that was made before the upgrade (docs/postgresql.md)"
+            )
         if found != REVISION:
             database.change_schema(lambda db: _upgrade_server(db, database.where))
     finally:

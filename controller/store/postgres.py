@@ -1,11 +1,11 @@
 """A PostgreSQL state database: connections that may be cut at any moment, and changes that happen once all the same.
 
-A call whose connection is lost is made again, for a bounded time. Where it was lost after the commit was asked for, nobody knows what became
-of it; so every change also writes a receipt of its own into the leadership row, and the next attempt first looks whether it is there. That
-look takes the row's lock, which the lost transaction held to its end: once it has the lock, the answer is final.
+A call whose connection is lost is made again, for a bounded time. Where it was lost after the commit was asked for, nobody knows what
+became of it; so every change also writes a receipt of its own into the leadership row, and the next attempt first looks whether it is
+there. That look takes the row's lock, which the lost transaction held to its end: once it has the lock, the answer is final.
 
-The server ends what is left of a client that went away or was suspended within a transaction (`IDLE_S`), so that a leader that died with the
-lock in its hands does not keep its successor out.
+The server ends what is left of a client that went away or was suspended within a transaction (`IDLE_S`), so that a leader that died with
+the lock in its hands does not keep its successor out.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def make_engine(address: PostgresAddress) -> Engine:
 
 
 def _as_given(address: PostgresAddress) -> dict[str, Any]:
-    return {name: value for name, value in address.url.query.items() if name in ("application_name", "target_session_attrs")}
+    return {
+        name: value for name, value in address.url.query.items() if name in ("application_name", "target_session_attrs")
+    }
 
 
 def _add_password(given: dict[str, Any], address: PostgresAddress) -> None:
@@ -93,7 +95,8 @@ def _set_session(connection: Any, _record: object) -> None:
         "idle_in_transaction_session_timeout": f"{IDLE_S * 1000:.0f}", "client_min_messages": "warning",
         "TimeZone": "UTC",
     }  # fmt: skip
-    durable = "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
+    asked = "current_setting('synchronous_commit')"
+    durable = f"set_config('synchronous_commit', CASE {asked} WHEN 'off' THEN 'on' ELSE {asked} END, false)"
     calls = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -107,7 +110,9 @@ class PostgresDatabase(Database):
         try:
             self._engine = make_engine(address)
         except ImportError as error:
-            raise StoreError(f"store url: PostgreSQL needs psycopg ({error}); pip install 'ratchetd[postgres]'") from error
+            raise StoreError(
+                f"store url: PostgreSQL needs psycopg ({error}); pip install 'ratchetd[postgres]'"
+            ) from error
         self._where = address.where
         self._turn = Lock()
 
@@ -174,7 +179,9 @@ class PostgresDatabase(Database):
             return
         meant = meaning(self._where, error)
         if unsure:
-            raise UnknownOutcomeError(f"{meant}; it was lost while it was written, so look again before you repeat it") from error
+            raise UnknownOutcomeError(
+                f"{meant}; it was lost while it was written, so look again before you repeat it"
+            ) from error
         raise meant from error
 
     def change_schema(self, work: Callable[[Connection], None]) -> None:
@@ -212,7 +219,8 @@ def _attempts() -> Iterator[bool]:
 
 def _receipt(db: Connection) -> str | None:
     """Of the last change that was committed, once whatever is under way has ended."""
-    return db.execute(sa.select(t.leadership.c.receipt).with_for_update()).scalar_one()
+    found: str | None = db.execute(sa.select(t.leadership.c.receipt).with_for_update()).scalar_one()
+    return found
 
 
 # ---------------------------------------------------------------- errors
@@ -221,7 +229,9 @@ def meaning(where: str, error: Exception) -> StoreError:
     state = _state(error)
     advice = next((f": {text}" for prefix, text in _ADVICE.items() if state.startswith(prefix)), "")
     if state.startswith("XX00") and state != "XX000":
-        return CorruptStoreError(f"{where}: the database is damaged ({_words(error)}). Stop the daemon and restore a backup")
+        return CorruptStoreError(
+            f"{where}: the database is damaged ({_words(error)}). Stop the daemon and restore a backup"
+        )
     if not advice and _is_transient(error):
         advice = ": the server is away; it is tried again, nothing was lost"
     return StoreError(f"{where}: {_words(error)}{advice}")
@@ -233,7 +243,11 @@ def _is_transient(error: Exception) -> bool:
     state = _state(error)
     if state:
         return state.startswith(_TRANSIENT)
-    return isinstance(error, DBAPIError) and type(error.orig).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
+    return isinstance(error, DBAPIError) and type(error.orig).__name__ in (
+        "OperationalError",
+        "InterfaceError",
+        "ConnectionTimeout",
+    )
 
 
 def _state(error: Exception) -> str:

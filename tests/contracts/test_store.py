@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from servers.postgres import Postgres
 
 from controller.invariants import InvariantBroken
 from controller.state import (
@@ -27,7 +28,6 @@ from controller.state import (
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit, ConflictError, FencedError, Store, StoreError
 from controller.store.sql import open_store
-from servers.postgres import Postgres
 from deployers.target import TrafficPlan
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)

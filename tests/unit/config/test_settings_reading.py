@@ -33,7 +33,7 @@ def test_the_nearer_place_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("RATCHET_ROUTER_PORT", "20")
     monkeypatch.setenv("RATCHET_PORT", "10")
     found = read_settings(file, port=100, host=None)
-    assert (found.port, found.router_port, found.tick_s, found.lease_ttl_s) == (100, 20, 3, 15)
+    assert (found.port, found.router_port, found.tick_s, found.lease_ttl_s) == (100, 20, 3, 10)
 
 
 def test_paths_in_the_file_start_at_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
