@@ -31,7 +31,7 @@ class Numbers:
     until_rows: int = 50_000
     cooldown: int = 200
     backoff: float = 1.5
-    gate_margin: float = 0.02
+    gate_margin: float = 0.03
     """In the metric; for an error in the label's unit, this share of twice the label's mean deviation."""
     gate_confidence: float = 0.6
     gate_min_rows: int = 50
