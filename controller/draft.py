@@ -13,6 +13,7 @@ from typing import Any
 
 from controller.budget import BY_PERSON
 from controller.cycle import Move, after
+from controller.facts import facts_of, life_of
 from controller.incidents import faults_of, look
 from controller.invariants import check_transition
 from controller.plan import desired_plan
@@ -123,9 +124,9 @@ class Draft:
             )
         )
         if notify:
-            life = f"{self.state.created_at:%Y%m%dT%H%M%S%f}"  # a deleted model's name may be given again
-            key = f"{self.state.name}/{life}/{number or 0}/{kind}/{self.before.row_version}"
-            self.notices.append(NoticeRecord(key=key, model=self.state.name, kind=kind, text=sentence, at=self.now))
+            key = f"{self.state.name}/{life_of(self.state)}/{number or 0}/{kind}/{self.before.row_version}"
+            notice = NoticeRecord(key=key, model=self.state.name, kind=kind, text=sentence, at=self.now, data=data)
+            self.notices.append(notice)
 
     def see_faults(self, faults: Sequence[Fault], origin: FaultOrigin, at: datetime) -> None:
         """Take note of what was found wrong with the model's feed, when it was looked at."""
@@ -191,10 +192,14 @@ class Draft:
         self._replan()
         decision = Decision(
             before=self.before, after=self.state, closed=self.closed, events=tuple(self.events),
-            notices=tuple(self.notices), sentence=sentence, found=tuple(self.found), gone=tuple(self.gone),
+            notices=tuple(map(self._with_facts, self.notices)), sentence=sentence, found=tuple(self.found), gone=tuple(self.gone),
         )  # fmt: skip
         check_transition(decision.before, decision.after, person=self.actor != CONTROLLER)
         return decision
+
+    def _with_facts(self, notice: NoticeRecord) -> NoticeRecord:
+        """The numbers as they are at the end of the decision, the new traffic included."""
+        return replace(notice, data=facts_of(self.state, self.closed, self.policy, self.actor, notice.data))
 
     def _replan(self) -> None:
         wanted = desired_plan(self.state, self.policy)

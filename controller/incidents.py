@@ -118,8 +118,27 @@ class Change:
     def notices(self, model: str, at: datetime) -> list[NoticeRecord]:
         if not self.notice:
             return []
-        key = f"incident/{self.incident.id}/{self.notice}"
-        return [NoticeRecord(key=key, model=model, kind=self.event, text=describe(self.incident, at), at=at)]
+        key = f"{subject_of(self.incident)}/{self.notice}"
+        text, data = describe(self.incident, at), facts_of(self.incident)
+        return [NoticeRecord(key=key, model=model, kind=self.event, text=text, at=at, data=data)]
+
+
+def subject_of(incident: Incident) -> str:
+    """
+    >>> subject_of(Incident(id=5, kind="k", source="s", subject="", sentence="", since=datetime(2026, 1, 1),
+    ...                     opened_at=datetime(2026, 1, 1), models=1, affected=1))
+    'incident/5'
+    """
+    return f"incident/{incident.id}"
+
+
+def facts_of(incident: Incident) -> dict[str, Any]:
+    """What a notice says of it beside its sentence, as JSON."""
+    return {
+        "subject": subject_of(incident), "incident": incident.id, "fault": incident.kind, "source": incident.source,
+        "column": incident.subject, "since": incident.since.isoformat(), "models": incident.models,
+        "affected": incident.affected, "names": list(incident.names), "over": incident.closed_at is not None,
+    }  # fmt: skip
 
 
 def may_join(incident: Incident, fault: KnownFault) -> bool:

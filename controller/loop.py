@@ -17,8 +17,6 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_J
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.combining import OrTrigger
 
-from controller.notices.outbox import deliver_pending
-from controller.notices.port import Notifier
 from controller.reconcile import LostLeadership, Reconciler
 from controller.store.port import ConflictError, Store, StoreError
 from controller.telemetry.metrics import (
@@ -106,13 +104,14 @@ class Loop:
     """Runs until `stop`, or until leadership is lost, which calls `on_lost` once."""
 
     def __init__(
-        self, *, store: Store, reconciler: Reconciler, notifier: Notifier, now: Callable[[], datetime],
+        self, *, store: Store, reconciler: Reconciler, tell: Callable[[], None], now: Callable[[], datetime],
         renew: Callable[[], None], on_lost: Callable[[str], None], tick_s: float, lease_ttl_s: float, cron: bool = True,
         housekeep: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        """`tell`: gives people their notices; called often, must not block."""
         self._store = store
         self._reconciler = reconciler
-        self._notifier = notifier
+        self._tell = tell
         self._now = now
         self._renew = renew
         self._on_lost = on_lost
@@ -219,7 +218,7 @@ class Loop:
 
     def _deliver(self) -> None:
         try:
-            deliver_pending(self._store, self._notifier, self._now())
+            self._tell()
         except StoreError as error:
             log.error("outbox.failed", error=str(error))
 

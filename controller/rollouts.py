@@ -165,7 +165,7 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
         draft.set_cycle(step_since=draft.now, traffic_since=cycle.traffic_since or draft.now)
         if draft.state.champion is not None:
             sentence = f"{name}: in force, holds for {format_duration(step.hold)}"
-            draft.event("step.reached", sentence, step=index, weight=step.weight, shadow=step.shadow)
+            draft.event("step.reached", sentence, notify=True, step=index, weight=step.weight, shadow=step.shadow)
             return sentence
     if draft.state.champion is None:
         return _promote(draft)

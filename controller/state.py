@@ -288,7 +288,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoticeRecord:
-    """A message that must reach people once; delivered from the outbox."""
+    """A message that must reach people once; each of its channels has it from the outbox as a `Delivery`."""
 
     key: str
     """Stable: the same happening never has two keys."""
@@ -296,5 +296,39 @@ class NoticeRecord:
     kind: str
     text: str
     at: datetime
-    attempts: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: the numbers behind the text (`controller.facts`), and under `to` what the policy says about whom to tell."""
     delivered_at: datetime | None = None
+    """When the last of its channels had it, or was given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """A notice on its way to one channel."""
+
+    notice: NoticeRecord
+    channel: str
+    due_at: datetime
+    """Not tried before."""
+    attempts: int = 0
+    """That were begun. More than none means that people may have it already."""
+    batch: str = ""
+    """Key of the message that carries it, alone or with others; empty before the first attempt."""
+    error: str = ""
+    """Of the newest attempt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToldAlert:
+    """What Alertmanager last said about one alert. Times are of our clock: that of whoever made the alert may be wrong."""
+
+    fingerprint: str
+    """Of the labels."""
+    labels: Mapping[str, str]
+    firing: bool
+    starts_at: str
+    """As it was told: another value is another episode."""
+    heard_at: datetime
+    """When this episode was first told of."""
+    said_at: datetime
+    """When it was last told of, firing or not."""

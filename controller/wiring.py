@@ -13,7 +13,7 @@ from controller.fleet import places_taken
 from controller.housekeeping import Housekeeper
 from controller.leadership import FileLeadership
 from controller.loop import Loop
-from controller.notices.journal import JournalNotifier
+from controller.notices.building import build_notices
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
@@ -70,8 +70,9 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         keep_versions=settings.keep_versions, cache_max_bytes=settings.cache_max_mb * 1_000_000,
         keep_log=timedelta(days=settings.keep_log_days) if settings.keep_log_days else None,
     )  # fmt: skip
+    notices = build_notices(store=store, home=home, now=clock.now)
     loop = Loop(
-        store=store, reconciler=reconciler, notifier=JournalNotifier(home / "notices.jsonl"), now=clock.now,
+        store=store, reconciler=reconciler, tell=notices.dispatcher.round, now=clock.now,
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
         cron=settings.clock is None, housekeep=housekeeper.sweep,
     )  # fmt: skip

@@ -14,25 +14,25 @@ from threading import RLock
 
 from controller.incidents import Change, join, key_of, leave, may_join
 from controller.invariants import InvariantBroken
-from controller.state import Cycle, Event, Incident, KnownFault, ModelState, NoticeRecord
+from controller.state import Cycle, Event, Incident, KnownFault, ModelState
 from controller.store.codec import decode, encode
 from controller.store.lease import Lease
+from controller.store.memory_notices import MemoryNotices
 from controller.store.port import Commit, ConflictError, Store
 from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
 
 
-class MemoryStore(Store):
+class MemoryStore(MemoryNotices, Store):
     """Nothing outlives the process. Safe to share between threads and between simulated controllers."""
 
     def __init__(self, *, audit: bool = False) -> None:
+        super().__init__()
         self._lock = RLock()
         self._lease = Lease()
         self._states: dict[str, ModelState] = {}
         self._closed: dict[str, dict[int, Cycle]] = {}
         self._events: list[Event] = []
         self._events_of: dict[str, list[Event]] = {}
-        self._pending: dict[str, NoticeRecord] = {}
-        self._delivered: dict[str, NoticeRecord] = {}
         self._incidents: dict[int, Incident] = {}
         self._members: dict[int, dict[str, bool]] = {}
         """Incident → model that ever was in it → whether it still is."""
@@ -124,7 +124,7 @@ class MemoryStore(Store):
             gone = [replace(fault, absent_at=at or fault.found_at) for fault in self._states[name].faults]
             del self._states[name]
             self._closed.pop(name, None)
-            self._delivered = {key: notice for key, notice in self._delivered.items() if notice.model != name}
+            self._forget_told(name)
             self._append(events)
             for fault in gone:
                 self._leave(fault, name)
@@ -157,11 +157,6 @@ class MemoryStore(Store):
         for fault in commit.gone:
             self._leave(fault, name)
         return after
-
-    def _enqueue(self, notices: Iterable[NoticeRecord]) -> None:
-        for notice in notices:
-            if notice.key not in self._delivered:
-                self._pending.setdefault(notice.key, notice)
 
     # incidents
     def _newest(self, fault: KnownFault) -> Incident | None:
@@ -196,23 +191,6 @@ class MemoryStore(Store):
             stored = replace(event, seq=len(self._events) + 1)
             self._events.append(stored)
             self._events_of.setdefault(event.model, []).append(stored)
-
-    # outbox
-    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
-        with self._lock:
-            return sorted(self._pending.values(), key=lambda notice: notice.at)[:limit]
-
-    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
-        with self._lock:
-            notice = self._pending.get(key)
-            if notice is None:
-                return
-            marked = replace(notice, attempts=notice.attempts + 1, delivered_at=delivered_at)
-            if delivered_at is None:
-                self._pending[key] = marked
-            else:
-                del self._pending[key]
-                self._delivered[key] = marked
 
     def close(self) -> None:
         """Nothing to give back; what is in memory stays readable, as a file would."""

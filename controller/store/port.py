@@ -7,12 +7,12 @@ Every commit carries the epoch under which its writer leads; the store refuses a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from controller.state import Cycle, Event, Incident, KnownFault, ModelState, NoticeRecord
+from controller.state import Cycle, Delivery, Event, Incident, KnownFault, ModelState, NoticeRecord, ToldAlert
 
 
 class StoreError(Exception):
@@ -53,7 +53,61 @@ class Commit:
     """Faults that it no longer has; `absent_at` says since when."""
 
 
-class Store(Protocol):
+class NoticeStore(Protocol):
+    """What notifiers and hooks need. None of it needs a lease: whatever is written here is right under any leader.
+
+    But who took the lease through this store object, and lost it, gets FencedError from whatever writes to the outbox."""
+
+    # outbox
+    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
+        """That some channel has not been told, oldest first."""
+
+    def unrouted_notices(self, limit: int = 1000) -> Sequence[NoticeRecord]:
+        """That no channel was given yet, oldest first."""
+
+    def route_notices(self, routes: Mapping[str, Sequence[str]], at: datetime) -> None:
+        """Key of a notice → the channels that are to be told, each on its own from now on. What is routed already stays as it is."""
+
+    def waiting(self) -> Mapping[str, int]:
+        """Channel → how many notices it has yet to be told."""
+
+    def due_deliveries(self, channel: str, now: datetime, limit: int = 1000) -> Sequence[Delivery]:
+        """Oldest notice first. What was never tried is due, whatever the clock says."""
+
+    def begin_deliveries(self, channel: str, keys: Sequence[str], batch: str) -> None:
+        """One attempt more at telling these notices by one message, written down before it is made."""
+
+    def end_deliveries(
+        self,
+        channel: str,
+        keys: Sequence[str],
+        *,
+        at: datetime,
+        done: bool,
+        due_at: datetime | None = None,
+        error: str = "",
+    ) -> None:
+        """How the attempt went: done (told, or given up), else due again."""
+
+    # what is remembered for others
+    def kept(self, key: str) -> str | None: ...
+
+    def keep(self, key: str, value: str, at: datetime) -> None: ...
+
+    def keep_once(self, key: str, value: str, at: datetime) -> bool:
+        """Keep it unless something is kept under the key; whether it was new. Of two that try at once, one is told so."""
+
+    def alerts(self) -> Sequence[ToldAlert]:
+        """That Alertmanager has told of, by fingerprint."""
+
+    def put_alerts(self, alerts: Sequence[ToldAlert], drop: Sequence[str] = ()) -> None:
+        """Write these, whatever was there, and forget those with the fingerprints `drop`."""
+
+    def forget(self, before: datetime) -> None:
+        """Deliveries that were done before, and what was kept before."""
+
+
+class Store(NoticeStore, Protocol):
     # leadership
     def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
         """Take or renew the lease; the fencing epoch, or None if another holder's lease is still valid at `now`.
@@ -102,13 +156,5 @@ class Store(Protocol):
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
         """The model's rows go and it leaves its incidents; its events and undelivered notices stay. Raises ConflictError if there is no
         such model."""
-
-    # outbox
-    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
-        """Undelivered, oldest first."""
-
-    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
-        """One attempt more; delivered when `delivered_at` is given. Does nothing to a delivered or unknown one.
-        Needs no lease; but who took it through this store object, and lost it, gets FencedError."""
 
     def close(self) -> None: ...

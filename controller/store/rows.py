@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from controller.state import Cycle, Event, Incident, ModelState, NoticeRecord, Version
+from controller.state import Cycle, Delivery, Event, Incident, ModelState, NoticeRecord, ToldAlert, Version
 from controller.store.codec import decode, encode
 
 Values = dict[str, Any]
@@ -68,7 +68,7 @@ def notice_values(notice: NoticeRecord) -> Values:
         "kind": notice.kind,
         "text": notice.text,
         "at": notice.at,
-        "attempts": notice.attempts,
+        "data": encode(notice.data),
         "delivered_at": notice.delivered_at,
     }
 
@@ -117,13 +117,38 @@ def incident_of(row: AnyRow, *, where: str) -> Incident:
     return replace(decode(Incident, row.document, where=f"{where}: incident {row.id}"), id=row.id)
 
 
-def notice_of(row: AnyRow) -> NoticeRecord:
+def notice_of(row: AnyRow, *, where: str) -> NoticeRecord:
     return NoticeRecord(
         key=row.key,
         model=row.model,
         kind=row.kind,
         text=row.text,
         at=row.at,
-        attempts=row.attempts,
+        data=decode(dict[str, Any], row.data, where=f"{where}: notice {row.key}") if row.data else {},
         delivered_at=row.delivered_at,
     )
+
+
+def delivery_of(row: AnyRow, *, where: str) -> Delivery:
+    """Of a row with the columns of its notice."""
+    return Delivery(
+        notice=notice_of(row, where=where),
+        channel=row.channel,
+        due_at=row.due_at,
+        attempts=row.attempts,
+        batch=row.batch,
+        error=row.error,
+    )
+
+
+def alert_values(alert: ToldAlert) -> Values:
+    return {
+        "fingerprint": alert.fingerprint,
+        "name": alert.labels.get("alertname", ""),
+        "said_at": alert.said_at,
+        "document": encode(alert),
+    }
+
+
+def alert_of(row: AnyRow, *, where: str) -> ToldAlert:
+    return decode(ToldAlert, row.document, where=f"{where}: alert {row.fingerprint}")

@@ -32,13 +32,13 @@ from controller.store.rows import (
     event_values,
     model_of,
     model_values,
-    notice_of,
     notice_values,
     version_of,
     version_values,
 )
 from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
 from controller.store.sql_incidents import read_incidents, write_faults
+from controller.store.sql_notices import SqlNotices, forget_told
 
 
 def open_store(url: str, password_file: Path | None = None) -> SqlStore:
@@ -47,7 +47,7 @@ def open_store(url: str, password_file: Path | None = None) -> SqlStore:
     return SqlStore(url, password_file)
 
 
-class SqlStore(Store):
+class SqlStore(SqlNotices, Store):
     """A migrated database; `open_store` migrates first. May be shared between threads and opened by several processes."""
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
@@ -100,6 +100,11 @@ class SqlStore(Store):
 
     def holder(self) -> str | None:
         return self._db.read(lambda db: _lease(db, wait=False).holder)
+
+    def check_led(self, db: Connection) -> None:
+        lease = _lease(db)
+        if self._led is not None:
+            lease.check(self._led)
 
     # reading
     def names(self) -> Sequence[str]:
@@ -202,30 +207,12 @@ class SqlStore(Store):
             at = events[0].at if events else None
             faults = [replace(f, absent_at=at or f.found_at) for state in self._load(db, name) for f in state.faults]
             told, notices = write_faults(db, name, (), faults, where=self._where)
-            delivered = t.notices.c.delivered_at.is_not(None)
-            db.execute(sa.delete(t.notices).where(t.notices.c.model == name, delivered))
+            forget_told(db, name)
             db.execute(sa.delete(t.cycles).where(t.cycles.c.model == name))
             db.execute(sa.delete(t.versions).where(t.versions.c.model == name))
             db.execute(sa.delete(t.models).where(t.models.c.name == name))
             _append(db, [*events, *told])
             _enqueue(db, notices)
-
-        self._db.write(write)
-
-    # outbox
-    def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
-        query = sa.select(t.notices).where(t.notices.c.delivered_at.is_(None)).order_by(t.notices.c.at, t.notices.c.id)
-        return self._db.read(lambda db: [notice_of(row) for row in db.execute(query.limit(limit))])
-
-    def mark_notice(self, key: str, *, delivered_at: datetime | None) -> None:
-        undelivered = sa.and_(t.notices.c.key == key, t.notices.c.delivered_at.is_(None))
-        marks = {"attempts": t.notices.c.attempts + 1, "delivered_at": delivered_at}
-
-        def write(db: Connection) -> None:
-            lease = _lease(db)
-            if self._led is not None:
-                lease.check(self._led)
-            db.execute(sa.update(t.notices).where(undelivered).values(marks))
 
         self._db.write(write)
 

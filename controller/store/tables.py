@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration that makes exactly these tables."""
 
 metadata = sa.MetaData(
@@ -138,8 +138,9 @@ notices = sa.Table(
     sa.Column("kind", Words, nullable=False),
     sa.Column("text", Words, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("delivered_at", UtcDateTime),
+    sa.Column("data", sa.Text, comment="null in those of older releases"),
+    sa.Column("routed_at", UtcDateTime, comment="null while no channel was given it"),
     sa.UniqueConstraint("key"),
 )
 sa.Index(
@@ -148,6 +149,46 @@ sa.Index(
     notices.c.id,
     sqlite_where=notices.c.delivered_at.is_(None),
     postgresql_where=notices.c.delivered_at.is_(None),
+)
+_UNROUTED = sa.text("routed_at IS NULL AND delivered_at IS NULL")
+sa.Index("notices_unrouted", notices.c.at, notices.c.id, sqlite_where=_UNROUTED, postgresql_where=_UNROUTED)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("notice", BIG, sa.ForeignKey("notices.id"), nullable=False),
+    sa.Column("channel", Words, nullable=False),
+    sa.Column("batch", Words, nullable=False, comment="which message carries it; empty before the first attempt"),
+    sa.Column("attempts", sa.Integer, nullable=False, comment="begun"),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("done_at", UtcDateTime),
+    sa.Column("error", Words, nullable=False),
+    sa.UniqueConstraint("notice", "channel"),
+)
+sa.Index(
+    "deliveries_undone",
+    deliveries.c.channel,
+    deliveries.c.due_at,
+    sqlite_where=deliveries.c.done_at.is_(None),
+    postgresql_where=deliveries.c.done_at.is_(None),
+)
+
+kept = sa.Table(
+    "kept",
+    metadata,
+    sa.Column("key", Words, primary_key=True),
+    sa.Column("value", Words, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("fingerprint", Words, primary_key=True),
+    sa.Column("name", Words, nullable=False),
+    sa.Column("said_at", UtcDateTime, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
 )
 
 incidents = sa.Table(

@@ -27,6 +27,10 @@ SCHEDULER_EVENTS = Counter(
 NOTICE_ATTEMPTS = Counter(
     "ratchet_controller_notice_attempts_total", "Deliveries of notices, by result", ["result"], registry=REGISTRY
 )
+NOTICES_WAITING = Gauge(
+    "ratchet_controller_notices_waiting", "Notices that a channel has yet to be told, by its kind", ["channel"],
+    registry=REGISTRY,
+)  # fmt: skip
 MODELS = Gauge("ratchet_controller_models", "Models under control", registry=REGISTRY)
 OPEN_CYCLES = Gauge("ratchet_controller_open_cycles", "Open cycles", registry=REGISTRY)
 INCIDENTS_OPEN = Gauge(

@@ -32,7 +32,7 @@ from controller import overrides
 from controller.applying import canonical, change_policy
 from controller.cycle import TRAFFIC_PHASES
 from controller.draft import CONTROLLER, Decision
-from controller.notices.outbox import deliver_pending
+from controller.notices.outbox import outbox_of_one
 from controller.overrides import Order, OverrideRefused, Verb
 from controller.reconcile import LostLeadership, Reconciler
 from controller.state import Event, ModelState, Outcome, Phase, VersionStatus
@@ -171,7 +171,7 @@ class History:
 
     def _deliver(self) -> None:
         try:
-            deliver_pending(FaultyStore(self.store, self._fault), self.notifier, self.now)  # type: ignore[arg-type]
+            outbox_of_one(FaultyStore(self.store, self._fault), self.notifier).deliver_all(self.now)  # type: ignore[arg-type]
         except (Crash, StoreError):
             self.leader = None
 
@@ -243,7 +243,7 @@ class History:
         if state.champion is not None and state.cycle is None:
             assert status is not None, "there is a champion but nothing is in force"
             assert set(status.weights) == {state.champion}, (status.weights, state.champion)
-        deliver_pending(self.store, self.notifier, self.now)
+        outbox_of_one(self.store, self.notifier).deliver_all(self.latest + timedelta(days=1))
         assert not self.store.pending_notices(), "invariant 5: a notice was never delivered"
 
 

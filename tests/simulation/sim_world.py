@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from controller.decide import Observation
+from controller.notices.port import Message
 from controller.reconcile import LostLeadership
 from controller.rollouts import baseline
-from controller.state import ModelState, NoticeRecord
+from controller.state import ModelState
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit, StoreError
 from deployers.target import FakeTarget, TargetError, TargetStatus, TrafficPlan
@@ -262,8 +263,8 @@ class SimNotifier:
 
     seen: Counter[str] = field(default_factory=Counter)
 
-    def deliver(self, notice: NoticeRecord) -> None:
-        self.seen[notice.key] = 1  # by contract a key delivered again is not seen again
+    def deliver(self, message: Message) -> None:
+        self.seen[message.key] = 1  # by contract a key delivered again is not seen again
 
 
 class FaultyStore:

@@ -11,7 +11,7 @@ from sim_world import HOME, START, Crash, FaultyStore, SimJobs, SimLeadership, S
 
 from controller.applying import canonical
 from controller.decide import Observation
-from controller.notices.outbox import deliver_pending
+from controller.notices.outbox import outbox_of_one
 from controller.reconcile import Reconciler
 from controller.state import FaultOrigin, KnownFault, ModelState, Version, VersionStatus
 from controller.store.memory import MemoryStore
@@ -87,7 +87,7 @@ class Fleet:
                 controller.reconcile(name, lambda: self.now)
             except Crash:
                 controller = self._controller()
-        deliver_pending(self.store, self.people, self.now)
+        outbox_of_one(self.store, self.people).deliver_all(self.now)
         self.check()
 
     def check(self) -> None:

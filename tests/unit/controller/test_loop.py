@@ -13,7 +13,8 @@ import pytest
 from controller_states import NOW, policy, state
 
 from controller.loop import Loop, Turns
-from controller.notices.port import Notifier
+from controller.notices.outbox import outbox_of_one
+from controller.notices.port import Message, Notifier
 from controller.reconcile import LostLeadership
 from controller.state import ModelState, NoticeRecord
 from controller.store.memory import MemoryStore
@@ -80,8 +81,8 @@ class Looks:
 class Told(Notifier):
     keys: list[str] = field(default_factory=list)
 
-    def deliver(self, notice: NoticeRecord) -> None:
-        self.keys.append(notice.key)
+    def deliver(self, message: Message) -> None:
+        self.keys.append(message.key)
 
 
 class Rig:
@@ -93,11 +94,12 @@ class Rig:
         epoch = self.store.acquire("rig", NOW, 1e9)
         assert epoch is not None
         self.epoch = epoch
+        outbox = outbox_of_one(self.store, self.told)
         given = {"tick_s": 0.05, "lease_ttl_s": 0.4, "renew": self._renew, **changes}
         self.loop = Loop(
             store=self.store,
             reconciler=self.looks,
-            notifier=self.told,
+            tell=lambda: outbox.deliver_all(NOW),
             now=lambda: NOW,
             on_lost=self.lost.append,
             **given,

@@ -50,7 +50,7 @@ class Walk:
         (call,) = self.chance.choices(kinds, (12, 4, 4, 4, 1, 1))
         call(self.chance.choice(NAMES))
         self.both(lambda store: [store.names(), store.load_all(), store.open_cycles()])
-        self.both(lambda store: [store.cycles(), store.events(limit=1000), store.pending_notices()])
+        self.both(lambda store: [store.cycles(), store.events(limit=1000), store.pending_notices(), store.waiting()])
         self.both(lambda store: [store.cycles("ant", limit=2), store.events("bee", after=2, limit=3, newest=True)])
 
     def slip(self) -> int:
@@ -80,8 +80,11 @@ class Walk:
 
     def mark(self, _name: str) -> None:
         key = self.chance.choice(self.keys[-4:])
-        delivered_at = self.chance.choice([None, self.now])
-        self.both(lambda store: store.mark_notice(key, delivered_at=delivered_at))
+        done = self.chance.choice([True, False])
+        self.both(lambda store: store.route_notices({key: ["log", "slack:#a"]}, self.now))
+        self.both(lambda store: store.begin_deliveries("log", [key], key))
+        self.both(lambda store: store.end_deliveries("log", [key], at=self.now, done=done))
+        self.both(lambda store: store.end_deliveries("slack:#a", [key], at=self.now, done=True))
 
     def commit(self, name: str) -> None:
         state = self.memory.load(name) or ModelState(name=name, policy="{}", policy_digest="d", created_at=NOW)

@@ -25,7 +25,7 @@ STATE = ModelState(
         STATE,
         Version(model="m", number=1, digest="d", status=VersionStatus.RETIRED, created_at=NOW, cycle=1),
         Event(model="m", kind="cycle.opened", sentence="…", at=NOW, data={"a": {"b": [1, None]}}, seq=4),
-        NoticeRecord(key="k", model="m", kind="x", text="t", at=NOW, attempts=2),
+        NoticeRecord(key="k", model="m", kind="x", text="t", at=NOW, data={"score": 0.5}),
     ],
     ids=lambda record: type(record).__name__,
 )

@@ -52,14 +52,14 @@ def schema(file: Path) -> set[tuple[str, str]]:
 
 
 def release(monkeypatch: pytest.MonkeyPatch, folder: Path, upgrade: str) -> None:
-    """Let the code be a later release, with one migration `0004` more."""
+    """Let the code be a later release, with one migration `0005` more."""
     scripts = folder / "migrations"
     shutil.copytree(Path(controller.store.__file__).parent / "migrations", scripts, dirs_exist_ok=True)
-    text = f"from alembic import op\nrevision = '0004'\ndown_revision = '0003'\ndef upgrade():\n    {upgrade}\n"
-    (scripts / "versions" / "r0004_next.py").write_text(text)
+    text = f"from alembic import op\nrevision = '0005'\ndown_revision = '0004'\ndef upgrade():\n    {upgrade}\n"
+    (scripts / "versions" / "r0005_next.py").write_text(text)
     monkeypatch.setattr(migrate_module, "SCRIPTS", str(scripts))
-    monkeypatch.setattr(migrate_module, "REVISION", "0004")
-    monkeypatch.setattr(tables, "REVISION", "0004")
+    monkeypatch.setattr(migrate_module, "REVISION", "0005")
+    monkeypatch.setattr(tables, "REVISION", "0005")
 
 
 def test_migrations_make_exactly_the_tables_of_the_code(file: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_upgrade_leaves_a_backup_of_what_was(file: Path, monkeypatch: pytest.
     release(monkeypatch, tmp_path, "op.execute('CREATE TABLE extra (id INTEGER)')")
     before = schema(file)
     migrate(url(file))
-    backup = file.with_name("state.db.before-0004")
+    backup = file.with_name("state.db.before-0005")
     assert schema(backup) == before
     assert {name for name, _ in schema(file) - before} == {"extra"}
     store = SqlStore(url(file))
@@ -123,11 +123,11 @@ def test_an_upgrade_leaves_a_backup_of_what_was(file: Path, monkeypatch: pytest.
 def test_a_second_backup_never_covers_the_first(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An upgrade that is tried again keeps the backup of the first attempt."""
     release(monkeypatch, tmp_path, "op.execute('CREATE TABLE extra (id INTEGER)')")
-    first = file.with_name("state.db.before-0004")
+    first = file.with_name("state.db.before-0005")
     first.write_text("precious")
     migrate(url(file))
     assert first.read_text() == "precious"
-    assert file.with_name("state.db.before-0004.1").stat().st_size > 0
+    assert file.with_name("state.db.before-0005.1").stat().st_size > 0
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(
@@ -139,7 +139,7 @@ def test_a_migration_that_fails_leaves_the_old_schema(
     with pytest.raises(StoreError, match=r"state.db: no such column: nonsense"):
         migrate(url(file))
     assert schema(file) == before
-    with pytest.raises(StoreError, match="the schema is at 0003, this release needs 0004"):
+    with pytest.raises(StoreError, match="the schema is at 0004, this release needs 0005"):
         SqlStore(url(file))
 
 
