@@ -10,35 +10,44 @@ An image is in the index, whole, or it is nowhere. `gc` waits for running builds
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deployers import oci
+from deployers.documents import (
+    APP,
+    DEPS,
+    LAYER_KEY,
+    MODEL,
+    SUBJECT,
+    Placed,
+    Placement,
+    annotations_of,
+    diff_ids,
+    image_config,
+    manifest_of,
+    model_config,
+    placed,
+    placement_notes,
+    this_architecture,
+)
 from deployers.layers import UnpackLimits, extract_layer, write_layer
 from deployers.oci import BlobStore, Descriptor, ImageCorrupt, ImageError, ImageNotFound, ImageRefused, ImageStoreError
+from deployers.placement import UNPACK_LOCK, fill_from_blob, link_model
 from pipelines.jobs.files import write_bytes_atomic
 
 __all__ = [
     "ImageCorrupt", "ImageEntry", "ImageError", "ImageNotFound", "ImageRef", "ImageRefused", "ImageStoreError", "OciLayout", "UnpackLimits",
 ]  # fmt: skip
 
-LINEAGE = "dev.ratchet."
-"""Prefix of our own annotation keys."""
-LAYER_KEY = LINEAGE + "layer"
-"""Annotation of a layer's descriptor: `model` or `app`, the folder it holds."""
-MODEL, APP = "model", "app"
-EPOCH = "1970-01-01T00:00:00Z"
-
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-_ENVIRONMENT = (f"PYTHONPATH=/{APP}", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
-_LISTEN = ("--log-dir", "/log", "--host", "0.0.0.0", "--port", "8080")  # noqa: S104 - inside a container
+MODELS = "models"
+"""Folder beside those of unpacked images: `<layer's hex>/model/`, models that lie outside of their images. See `placement`."""
 Progress = Callable[[str], None]
 
 
@@ -51,7 +60,9 @@ class ImageRef:
     size: int
     """Bytes of manifest, config and all layers."""
     layers: tuple[Descriptor, ...]
-    """Base layers first, then app, then model."""
+    """Base layers first, then requirements if there are any, then app, then model unless it is placed elsewhere."""
+    model: Placed | None = None
+    """None for an image that was not built by Ratchet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,57 +85,6 @@ class _Base:
     config: Mapping[str, Any] | None = None
 
 
-def annotations_of(name: str, number: int, given: Mapping[str, str], base_digest: str | None = None) -> dict[str, str]:
-    """The manifest's annotations: OCI's own keys, and the given ones; keys without a dot go under `dev.ratchet.`.
-
-    `created` is what the caller gives (the training data's time, say), else 1970: never the clock, so that a rebuild has the same digest.
-    Raises ImageRefused for a value that is no string, or a key that the build itself fixes to another value.
-    """
-    fixed = {oci.TITLE: name, oci.VERSION: str(number)} | ({oci.BASE_DIGEST: base_digest} if base_digest else {})
-    result = {oci.CREATED: EPOCH}
-    for key, value in given.items():
-        if not isinstance(key, str) or not key or not isinstance(value, str):
-            raise ImageRefused(f"annotation {key!r}: key and value must be non-empty text, but the value is {value!r}")
-        full = key if "." in key else LINEAGE + key
-        if fixed.get(full, value) != value:
-            raise ImageRefused(f"annotation {full} is {fixed[full]!r} by the build and cannot be {value!r}")
-        result[full] = value
-    return result | fixed
-
-
-def image_config(
-    name: str, number: int, annotations: Mapping[str, str], base: Mapping[str, Any] | None, diff_ids: tuple[str, ...]
-) -> dict[str, Any]:
-    """The image's config: how a container engine runs it. `diff_ids` are those of our own layers, above the base's."""
-    below = base or {}
-    under = below.get("config") or {}
-    created = annotations[oci.CREATED]
-    return {
-        "created": created,
-        "architecture": below.get("architecture") or _ARCHITECTURES.get(platform.machine(), platform.machine()),
-        "os": below.get("os") or "linux",
-        "config": {
-            **under,
-            "Env": [*(under.get("Env") or ()), *_ENVIRONMENT],
-            "Entrypoint": ["python", "-m", "serving.runtime"],
-            "Cmd": ["--model-dir", f"/{MODEL}", "--name", name, "--version", str(number), *_LISTEN],
-            "ExposedPorts": {"8080/tcp": {}},
-            "Labels": {**(under.get("Labels") or {}), **annotations},
-            "WorkingDir": f"/{APP}",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [*_diff_ids(below), *diff_ids]},
-        "history": [
-            *(below.get("history") or ()),
-            {"created": created, "created_by": "ratchet: serving code"},
-            {"created": created, "created_by": "ratchet: model"},
-        ],
-    }
-
-
-def _diff_ids(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple((config.get("rootfs") or {}).get("diff_ids") or ())
-
-
 class OciLayout:
     """An OCI image layout in the folder `root`. Safe for several threads and processes at once."""
 
@@ -136,12 +96,15 @@ class OciLayout:
     # ------------------------------------------------------------ building
     def build(
         self, model_dir: Path, app_dir: Path, *, name: str, number: int, annotations: Mapping[str, str],
-        base: str | None = None, progress: Progress = lambda text: None,
+        base: str | None = None, requirements: tuple[Path, Descriptor] | None = None, placement: Placement = "image",
+        progress: Progress = lambda text: None,
     ) -> ImageRef:  # fmt: skip
         """Package `model_dir` (as /model) and the package folder `app_dir` (as /app/<its name>) as `name:v<number>`.
 
-        `base`: another layout's folder, `DIR` or `DIR:TAG`, or the digest of an image in this one. The same inputs give the same digest,
-        on any machine of the same architecture. If the tag exists with another digest it moves; the old image stays, under its digest.
+        `base`: another layout's folder, `DIR` or `DIR:TAG`, or the digest of an image in this one. `requirements`: a layer that is made
+        already, all below /deps. `placement`: whether the model is a layer of the image, or one of a model image that it names. The same
+        inputs give the same digest, on any machine of the same architecture. If the tag exists with another digest it moves; the old
+        image stays, under its digest.
         Raises ImageRefused (bad input), ImageNotFound (model, code or base is not there), ImageCorrupt (base), ImageStoreError (disk).
         """
         if not _NAME.fullmatch(name) or number < 1:
@@ -153,22 +116,37 @@ class OciLayout:
         self._sweep()
         with self._building():
             below = self._take_base(base, progress) if base else _Base()
+            own = []
+            if requirements is not None:
+                progress("taking the requirements layer over")
+                own.append(self._take_layer(*requirements))
             progress("writing the serving layer")
-            app = self._write_layer(app_dir, f"{APP}/{app_dir.name}")
+            own.append(self._write_layer(app_dir, f"{APP}/{app_dir.name}"))
             progress("writing the model layer")
             model = self._write_layer(model_dir, MODEL)
-            notes = annotations_of(name, number, annotations, below.digest)
-            config = image_config(name, number, notes, below.config, (app.digest, model.digest))
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": oci.MANIFEST,
-                "config": self.blobs.write_json(oci.CONFIG, config).as_json(),
-                "layers": [layer.as_json() for layer in (*below.layers, app, model)],
-                "annotations": notes,
-            }
-            written = self.blobs.write_json(oci.MANIFEST, manifest)
+            more: dict[str, str] = {}
+            if placement == "image":
+                own.append(model)
+            else:
+                more = placement_notes(placement, model, self._write_model_image(model))
+            notes = annotations_of(name, number, annotations, below.digest, more)
+            named = [(dict(layer.annotations)[LAYER_KEY], layer.digest) for layer in own]
+            config = self.blobs.write_json(oci.CONFIG, image_config(name, number, notes, below.config, named))
+            written = self.blobs.write_json(oci.MANIFEST, manifest_of(config, (*below.layers, *own), notes))
             self._publish(written, name, number)
             return self._ref(written)
+
+    def _write_model_image(self, layer: Descriptor) -> str:
+        config = self.blobs.write_json(oci.CONFIG, model_config(layer))
+        return self.blobs.write_json(oci.MANIFEST, manifest_of(config, [layer])).digest
+
+    def _take_layer(self, path: Path, layer: Descriptor) -> Descriptor:
+        """A layer that lies in a file, verified."""
+        if self.blobs.has(layer):
+            self.blobs.verify(layer)
+        else:
+            self.blobs.write(layer.media_type, lambda sink: oci.copy(path, sink), expected=layer)
+        return replace(layer, annotations=((LAYER_KEY, DEPS),))
 
     def _write_layer(self, folder: Path, prefix: str) -> Descriptor:
         layer = self.blobs.write(oci.LAYER, lambda sink: write_layer(folder, prefix, sink))
@@ -183,16 +161,17 @@ class OciLayout:
         manifest = layout._manifest(entry)
         config_blob, layers = layout._parts(entry, manifest)
         config = layout.blobs.read_json(config_blob)
-        if len(layers) != len(_diff_ids(config)):
-            raise ImageCorrupt(f"base image {base}: {len(layers)} layers, but {len(_diff_ids(config))} diff_ids")
+        if len(layers) != len(diff_ids(config)):
+            raise ImageCorrupt(f"base image {base}: {len(layers)} layers, but {len(diff_ids(config))} diff_ids")
         for i, layer in enumerate(layers, start=1):
-            if layer.media_type not in oci.LAYER_TYPES:
+            if layer.media_type not in oci.LAYER_TYPES and layer.media_type not in oci.DOCKER_LAYERS:
                 raise ImageRefused(
                     f"base image {base}: layer {i} is {layer.media_type}; convert it: skopeo copy --format oci … oci:DIR"
                 )
             progress(f"copying layer {i} of {len(layers)} of the base image")
             self.blobs.copy_from(layout.blobs, layer)
-        return _Base(digest=entry.digest, layers=layers, config=config)
+        taken = tuple(replace(d, media_type=oci.DOCKER_LAYERS.get(d.media_type, d.media_type)) for d in layers)
+        return _Base(digest=entry.digest, layers=taken, config=config)
 
     def _find_base(self, base: str) -> tuple[OciLayout, Descriptor]:
         if base.startswith("sha256:"):
@@ -215,7 +194,7 @@ class OciLayout:
         """The manifest for Linux on this machine's architecture, where `entry` is an index of several."""
         if entry.media_type != oci.INDEX:
             return entry
-        wanted = {"os": "linux", "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine())}
+        wanted = {"os": "linux", "architecture": this_architecture()}
         for value in self.blobs.read_json(entry).get("manifests", ()):
             if wanted.items() <= (value.get("platform") or {}).items():
                 return Descriptor.from_json(value, f"blob {entry.digest}")
@@ -223,53 +202,109 @@ class OciLayout:
 
     # ------------------------------------------------------------ reading
     def list(self) -> tuple[ImageEntry, ...]:
-        """All images in the index, oldest entry first."""
+        """All images in the index, oldest entry first; not what is attached to them."""
         return tuple(
             ImageEntry(digest=d.digest, tag=dict(d.annotations).get(oci.REF_NAME, ""), annotations=dict(d.annotations))
             for d in self._entries()
+            if SUBJECT not in dict(d.annotations)
         )
+
+    def entry(self, digest: str) -> Descriptor:
+        """Of an image or of what is attached to one, as the index has it. Raises ImageNotFound."""
+        return self._find(digest)
+
+    def attached(self, digest: str) -> tuple[Descriptor, ...]:
+        """Manifests whose subject the image is, oldest first."""
+        return tuple(d for d in self._entries() if dict(d.annotations).get(SUBJECT) == digest)
+
+    def add(self, entry: Descriptor) -> None:
+        """Put a manifest that is among the blobs into the index, under its digest alone. Done once, however often it is called."""
+        self._initialise()
+        with self._changing_index() as entries:
+            if all(d.digest != entry.digest for d in entries):
+                self._write_index([*entries, entry])
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps `gc` away from blobs that are written here and not in the index yet."""
+        self._initialise()
+        with self._building():
+            yield
 
     def verify(self, digest: str) -> ImageRef:
         """Re-read every byte of the image. Raises ImageNotFound, ImageCorrupt (naming the blob), ImageStoreError."""
         entry = self._find(digest)
         config, layers = self._parts(entry, self._manifest(entry))
-        for blob in (config, *layers):
+        image = self._ref(entry)
+        for blob in (config, *layers, *self._apart(image)):
             self.blobs.verify(blob)
-        return self._ref(entry)
+        return image
+
+    def _apart(self, image: ImageRef) -> tuple[Descriptor, ...]:
+        """Blobs that an image needs beside its own: those of its model image."""
+        if image.model is None or image.model.image is None:
+            return ()
+        _, _, blobs = self.manifest(image.model.image)
+        if image.model.layer.digest not in {blob.digest for blob in blobs}:
+            raise ImageCorrupt(f"model image {image.model.image} does not hold {image.model.layer.digest}")
+        return blobs
+
+    def manifest(self, digest: str) -> tuple[bytes, str, tuple[Descriptor, ...]]:
+        """Bytes and media type of a manifest in the layout, and the blobs that it names: config, then layers.
+
+        Raises ImageNotFound, ImageCorrupt."""
+        content = self.blobs.read_small(digest)
+        value = oci.parse_object(content, f"blob {digest}")
+        entry = Descriptor(media_type=str(value.get("mediaType", oci.MANIFEST)), digest=digest, size=len(content))
+        config, layers = self._parts(entry, value)
+        return content, entry.media_type, (config, *layers)
 
     def annotations(self, digest: str) -> dict[str, str]:
         """The image's lineage, from its manifest. Raises ImageNotFound, ImageCorrupt."""
         return dict(self._manifest(self._find(digest)).get("annotations") or {})
 
-    def unpack(self, digest: str, dest_root: Path, limits: UnpackLimits | None = None) -> Path:
+    def unpack(
+        self, digest: str, dest_root: Path, limits: UnpackLimits | None = None, sources: Sequence[str] = ()
+    ) -> Path:
         """Extract into `<dest_root>/<hex>/{model,app}` and return that folder; it is there whole, or not at all.
 
-        Does nothing if it is there. Only layers that a build of ours made are extracted; base layers are the business of a container
-        engine. Raises ImageNotFound, ImageCorrupt, ImageRefused (a layer holds links, devices, names that lead outside, too much),
-        ImageStoreError.
+        Does nothing if it is there. A model that is placed outside of its image goes to the folder `models` beside `dest_root`, see
+        `deployers.placement`; `sources` are where a replica can pull it from. Only layers that a build of ours made are extracted; base
+        layers are the business of a container engine. Raises ImageNotFound, ImageCorrupt, ImageRefused (a layer holds links, devices,
+        names that lead outside, too much), ImageStoreError.
         """
         target = dest_root / oci.hex_of(digest)
         with oci.disk_errors(f"unpacking {digest} into {dest_root}"):
             if target.is_dir():
                 return target
             dest_root.mkdir(parents=True, exist_ok=True)
-            with oci.folder_lock(dest_root / ".unpack.lock"), self._building():
+            with oci.folder_lock(dest_root / UNPACK_LOCK), self._building():
                 for left_by_the_dead in dest_root.glob(".unpacking-*"):
                     shutil.rmtree(left_by_the_dead)
                 if not target.is_dir():
-                    self._extract(digest, dest_root / f".unpacking-{target.name}", target, limits or UnpackLimits())
+                    temporary = dest_root / f".unpacking-{target.name}"
+                    self._extract(digest, temporary, target, limits or UnpackLimits(), sources)
         return target
 
-    def _extract(self, digest: str, temporary: Path, target: Path, limits: UnpackLimits) -> None:
-        layers = {dict(d.annotations).get(LAYER_KEY): d for d in self.verify(digest).layers}
+    def _extract(
+        self, digest: str, temporary: Path, target: Path, limits: UnpackLimits, sources: Sequence[str]
+    ) -> None:
+        image = self.verify(digest)
+        layers = {dict(d.annotations).get(LAYER_KEY): d for d in image.layers}
         try:
-            for top in (APP, MODEL):
+            apart = image.model is not None and image.model.placement != "image"
+            for top in (APP,) if apart else (APP, MODEL):
                 if top not in layers:
                     raise ImageRefused(f"image {digest} has no {top} layer; it was not built by Ratchet")
                 if layers[top].media_type != oci.LAYER:
                     raise ImageRefused(f"image {digest}: the {top} layer is {layers[top].media_type}, not {oci.LAYER}")
                 temporary.mkdir(exist_ok=True)
                 extract_layer(self.blobs.path(layers[top].digest), top, temporary, limits)
+            if apart:
+                assert image.model is not None, "it is placed apart"
+                models = target.parent.parent / MODELS
+                fill_from_blob(models, image.model.layer, self.blobs.path(image.model.layer.digest), limits)
+                link_model(temporary, models, image.model, sources)
             oci.fsync_folder(temporary)
             os.replace(temporary, target)
             oci.fsync_folder(target.parent)
@@ -279,10 +314,10 @@ class OciLayout:
 
     # ------------------------------------------------------------ removing
     def remove(self, digest: str) -> bool:
-        """Take the image out of the index; `gc` frees its space. False if it was not there."""
+        """Take the image, and what is attached to it, out of the index; `gc` frees its space. False if it was not there."""
         oci.check_digest(digest)
         with self._changing_index() as entries:
-            kept = [d for d in entries if d.digest != digest]
+            kept = [d for d in entries if d.digest != digest and dict(d.annotations).get(SUBJECT) != digest]
             if len(kept) < len(entries):
                 self._write_index(kept)
             return len(kept) < len(entries)
@@ -307,7 +342,10 @@ class OciLayout:
         used: set[str] = set()
         for entry in self._entries():
             config, layers = self._parts(entry, self._manifest(entry))
+            image = self._ref(entry)
             used.update((entry.digest, config.digest, *(layer.digest for layer in layers)))
+            if image.model is not None and image.model.image is not None:
+                used.update((image.model.image, *(blob.digest for blob in self._apart(image))))
         return frozenset(used)
 
     # ------------------------------------------------------------ index and manifests
@@ -345,9 +383,15 @@ class OciLayout:
         )
 
     def _ref(self, entry: Descriptor) -> ImageRef:
-        config, layers = self._parts(entry, self._manifest(entry))
+        manifest = self._manifest(entry)
+        config, layers = self._parts(entry, manifest)
         size = entry.size + config.size + sum(layer.size for layer in layers)
-        return ImageRef(digest=entry.digest, size=size, layers=layers)
+        try:
+            model = placed(dict(manifest.get("annotations") or {}), layers, entry.digest)
+        except ImageRefused:
+            model = None
+        apart = model.layer.size if model is not None and model.image is not None else 0
+        return ImageRef(digest=entry.digest, size=size + apart, layers=layers, model=model)
 
     def _publish(self, manifest: Descriptor, name: str, number: int) -> None:
         """Put the tag on the manifest; an image that had it keeps its place under its digest alone."""

@@ -26,11 +26,23 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 """Uncompressed: see `docs/images.md` for why."""
 LAYER_TYPES = frozenset({LAYER, LAYER + "+gzip", LAYER + "+zstd"})
 
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYERS = {
+    "application/vnd.docker.image.rootfs.diff.tar": LAYER,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": LAYER + "+gzip",
+}
+"""What docker calls layers, and what the image-spec calls the same bytes."""
+EMPTY = "application/vnd.oci.empty.v1+json"
+"""Config of what is no image (image-spec, guidance for an empty descriptor): the two bytes `{}`."""
+
 REF_NAME = "org.opencontainers.image.ref.name"
 TITLE = "org.opencontainers.image.title"
 VERSION = "org.opencontainers.image.version"
 CREATED = "org.opencontainers.image.created"
 BASE_DIGEST = "org.opencontainers.image.base.digest"
+BASE_NAME = "org.opencontainers.image.base.name"
 
 CHUNK = 1 << 20
 JSON_MAX = 4 << 20
@@ -59,6 +71,14 @@ class ImageStoreError(ImageError):
     """The disk said no (full, read-only, no permission). Nothing half-written is visible; trying again later may help."""
 
 
+class RegistryAway(ImageError):
+    """A registry cannot be reached or is in trouble; trying again later may help."""
+
+
+class RegistryDenied(ImageError):
+    """A registry does not let us: credentials, rights, quota, certificate. Trying again cannot help until somebody changes that."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descriptor:
     """A pointer to a blob, as the image-spec writes it."""
@@ -78,6 +98,8 @@ class Descriptor:
         """Raises ImageCorrupt, naming `where` the value stands, if it is no descriptor of a sha256 blob."""
         try:
             annotations = dict(value.get("annotations") or {})
+            if value.get("urls"):
+                raise ValueError("its content is to be fetched from other places, which is not done")
             found = cls(
                 media_type=str(value["mediaType"]),
                 digest=check_digest(value["digest"]),
@@ -85,7 +107,12 @@ class Descriptor:
                 annotations=tuple(sorted((str(k), str(v)) for k, v in annotations.items())),
             )
         except (AttributeError, KeyError, TypeError, ValueError, ImageRefused) as error:
-            raise ImageCorrupt(f"{where} is not a descriptor (mediaType, sha256 digest, size): {value!r}") from error
+            shown = repr(value)[:300]
+            raise ImageCorrupt(
+                f"{where} is not a descriptor (mediaType, sha256 digest, size, no urls): {shown}"
+            ) from error
+        if found.size < 0:
+            raise ImageCorrupt(f"{where}: blob {found.digest} is said to have {found.size} bytes")
         return found
 
 
@@ -94,6 +121,11 @@ def check_digest(digest: object) -> str:
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ImageRefused(f"an image digest has the form sha256:<64 lower-case hex digits>, but got {digest!r}")
     return digest
+
+
+def digest_of(content: bytes) -> str:
+    """`sha256:…` of some bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def hex_of(digest: str) -> str:
@@ -159,14 +191,19 @@ def folder_lock(path: Path, *, shared: bool = False, blocking: bool = True) -> I
 class _Hashing:
     """A write-only binary file that knows the digest and size of what went through it."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], size_max: int | None = None) -> None:
         self.file = file
         self.size = 0
+        self.size_max = size_max
         self.sha256 = hashlib.sha256()
 
     def write(self, chunk: bytes) -> int:
-        self.sha256.update(chunk)
         self.size += len(chunk)
+        if self.size_max is not None and self.size > self.size_max:
+            raise ImageCorrupt(
+                f"a blob is larger than the {self.size_max} bytes that its descriptor says; fetch it again"
+            )
+        self.sha256.update(chunk)
         return self.file.write(chunk)
 
     def tell(self) -> int:
@@ -188,21 +225,28 @@ class BlobStore:
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         return frozenset(f"sha256:{n}" for n in names if _DIGEST.fullmatch(f"sha256:{n}"))
 
-    def write(self, media_type: str, produce: Callable[[IO[bytes]], None]) -> Descriptor:
+    def write(
+        self, media_type: str, produce: Callable[[IO[bytes]], None], expected: Descriptor | None = None
+    ) -> Descriptor:
         """Store what `produce` writes to the file that it is given. A blob that is there already is replaced by the same content,
-        which mends one that the disk has spoiled. Raises ImageStoreError; what `produce` raises goes through unless it is an OSError."""
+        which mends one that the disk has spoiled. Raises ImageStoreError; ImageCorrupt, and keeps nothing, if the content is not the
+        `expected`; what `produce` raises goes through unless it is an OSError."""
         with disk_errors("writing an image blob"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ingest.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.ingest)
             try:
                 with os.fdopen(handle, "wb", buffering=CHUNK) as file:
-                    sink = _Hashing(file)
+                    sink = _Hashing(file, size_max=expected.size if expected else None)
                     produce(cast(IO[bytes], sink))
                     file.flush()
                     os.fsync(file.fileno())
                 os.chmod(temporary, 0o644)
                 blob = Descriptor(media_type=media_type, digest=f"sha256:{sink.sha256.hexdigest()}", size=sink.size)
+                if expected and (blob.digest, blob.size) != (expected.digest, expected.size):
+                    raise ImageCorrupt(
+                        f"blob {expected.digest} ({expected.size} bytes) has the digest {blob.digest} ({blob.size} bytes)"
+                    )
                 os.replace(temporary, self.path(blob.digest))
                 fsync_folder(self.folder)
             except BaseException:
@@ -220,6 +264,20 @@ class BlobStore:
             raise ImageCorrupt(f"blob {blob.digest} ({blob.media_type}) is {blob.size} bytes; the limit is {JSON_MAX}")
         self.verify(blob)
         return parse_object(self.path(blob.digest).read_bytes(), f"blob {blob.digest} ({blob.media_type})")
+
+    def read_small(self, digest: str) -> bytes:
+        """The verified content of a manifest or another small blob. Raises ImageNotFound, ImageCorrupt, ImageStoreError."""
+        path = self.path(digest)
+        try:
+            with path.open("rb") as file:
+                content = file.read(JSON_MAX + 1)
+        except FileNotFoundError as error:
+            raise ImageNotFound(f"blob {path} is missing; build the image again") from error
+        except OSError as error:
+            raise ImageStoreError(f"reading blob {path} failed: {error.strerror or error}; check the disk") from error
+        if len(content) > JSON_MAX or digest_of(content) != digest:
+            raise ImageCorrupt(f"blob {path} is not what its name says, or larger than {JSON_MAX} bytes")
+        return content
 
     def verify(self, blob: Descriptor) -> None:
         """Re-read a blob. Raises ImageNotFound if it is missing, ImageCorrupt if its size or digest is not the descriptor's."""
@@ -249,17 +307,25 @@ class BlobStore:
         source = other.path(blob.digest)
         if not source.is_file():
             raise ImageNotFound(f"blob {source} of the base image is missing; fetch the base again")
-        written = self.write(blob.media_type, lambda file: _copy(source, file))
-        if (written.digest, written.size) != (blob.digest, blob.size):
-            self.path(written.digest).unlink(missing_ok=True)
-            raise ImageCorrupt(f"blob {source} of the base image has the digest {written.digest}; fetch the base again")
+        try:
+            self.write(blob.media_type, lambda file: copy(source, file), expected=blob)
+        except ImageCorrupt as error:
+            raise ImageCorrupt(f"blob {source} of the base image: {error}") from error
+
+    def has(self, blob: Descriptor) -> bool:
+        """Whether a blob of that digest and size is there; its content is not read."""
+        try:
+            return self.path(blob.digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
-def _copy(source: Path, sink: IO[bytes]) -> None:
+def copy(source: Path, sink: IO[bytes]) -> None:
+    """Write a file's content to another, by chunks."""
     with source.open("rb") as file:
         while chunk := file.read(CHUNK):
             sink.write(chunk)
