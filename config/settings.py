@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -48,6 +48,26 @@ class Settings(BaseSettings):
     keep_log_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         default=0, description="days of the prediction logs to keep; 0 keeps all"
     )
+    # Images: deployers.registry, deployers.package
+    image_builder: Literal["layout", "registry"] = Field(
+        default="layout", description="where images go: the state folder alone, or also a registry"
+    )
+    registry: str = Field(default="", description="registry to push to: HOST[:PORT][/PREFIX]")
+    registry_credentials: Path | None = Field(
+        default=None, description="docker's config.json, or a file with user:password or a token"
+    )
+    registry_ca: Path | None = Field(
+        default=None, description="PEM file of the authority of the registry's certificate"
+    )
+    registry_plain_http: bool = Field(default=False, description="speak HTTP without TLS with other machines too")
+    registry_delete: bool = Field(
+        default=False, description="delete versions from the registry that are no longer kept"
+    )
+    base_image: str = Field(default="", description="base of images whose policy names none")
+    sign_command: str = Field(
+        default="", description="command that signs a pushed image; gets its reference as argument"
+    )
+    sign_timeout_s: Seconds = Field(default=120.0, description="seconds that it may take")
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
@@ -56,6 +76,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _has_registry(self) -> Settings:
+        if self.image_builder == "registry" and not self.registry:
+            raise ValueError("image_builder is registry: registry must name one, such as registry.example/models")
+        if self.sign_command and self.image_builder == "layout":
+            raise ValueError(
+                "sign_command signs what is in a registry: image_builder must not be layout, or sign_command be empty"
+            )
+        return self
 
     @property
     def database_url(self) -> str:

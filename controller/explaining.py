@@ -19,6 +19,11 @@ from policies.schema import ManualTrigger, ModelPolicy, Rollout, ScheduleTrigger
 REFUSALS_SHOWN = 3
 REPORTS_SHOWN = 3
 _REFUSED = (Outcome.REJECTED, Outcome.ROLLED_BACK, Outcome.INCONCLUSIVE, Outcome.FAILED)
+_TRADE_OFFS = {
+    "image": "a replica starts as soon as it has the image, and every new version brings its whole model along",
+    "volume": "the model lies once on each machine; replicas start without moving it, and share its memory",
+    "pull": "a replica fetches the model when it starts, unless its machine has it already; images stay small",
+}
 _FOLLOWS = {
     Phase.QUEUED: "the data is prepared as soon as there is a place",
     Phase.PREPARING: "then parameters are searched",
@@ -38,6 +43,8 @@ class Serving:
     """Why the cycle that made it was opened, such as `because ann asked: more data`; empty if that is forgotten."""
     gates: Sequence[str]
     """What each gate said, or what stands for it."""
+    image: Sequence[str] = ()
+    """Where its image and its model are, and why there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +143,20 @@ def _serving(state: ModelState, cycles: Sequence[Cycle]) -> Serving | None:
         version=views.version(version),
         cause=because(maker.cause) if maker else "",
         gates=[_gate(g) for g in gates] or [str(version.lineage.get("gates", ""))],
+        image=_image(version.lineage.get("image") or {}),
     )
+
+
+def _image(image: Mapping[str, Any]) -> list[str]:
+    """Where a version's model lies, what that costs, and whose choice it was; and where its image was pushed."""
+    placement, size = image.get("placement"), image.get("size_bytes")
+    if placement is None:
+        return []
+    told = [f"model placement {placement}, chosen by the policy (spec.model.placement): {_TRADE_OFFS[placement]}"]
+    if image.get("reference"):
+        moved = f"; {(image.get('bytes_sent') or 0) / 1e6:.1f} of its {(size or 0) / 1e6:.1f} MB had to be sent"
+        told.append(f"pushed as {image['reference']}{moved}")
+    return told
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

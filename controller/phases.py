@@ -218,7 +218,7 @@ def _answers_like_refused(
 def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     cycle = draft.cycle
     assert cycle.challenger is not None
-    version = _new_version(draft, cycle.challenger, str(output["digest"]))
+    version = _new_version(draft, cycle.challenger, output)
     draft.set_version(version)
     sentence = f"v{version.number} is packaged as {version.digest[:19]}; rolling out"
     draft.move(Move.PACKAGED, sentence, kind="version.created", output=output, seconds=seconds)
@@ -226,13 +226,13 @@ def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     return sentence
 
 
-def _new_version(draft: Draft, number: int, digest: str) -> Version:
+def _new_version(draft: Draft, number: int, packaged: Mapping[str, Any]) -> Version:
     outputs = draft.cycle.outputs
     trained, judged = final_model(outputs), outputs[Phase.JUDGING.value]
     prepared = outputs[Phase.PREPARING.value]
     trained_to = trained.get("trained_to")
     return Version(
-        model=draft.state.name, number=number, digest=digest, status=VersionStatus.CANDIDATE,
+        model=draft.state.name, number=number, digest=str(packaged["digest"]), status=VersionStatus.CANDIDATE,
         created_at=draft.now, cycle=draft.cycle.number,
         trained_to=datetime.fromisoformat(trained_to) if trained_to else None,
         scores=dict(judged.get("scores") or {}),
@@ -243,5 +243,6 @@ def _new_version(draft: Draft, number: int, digest: str) -> Version:
             "promised": judged.get("promised"),
             "data": prepared["fingerprint"], "code": trained.get("code"),
             "policy": draft.state.policy_digest,
+            "image": {key: packaged.get(key) for key in ("placement", "reference", "size_bytes", "bytes_sent")},
         },
     )  # fmt: skip

@@ -76,6 +76,8 @@ class Reconciler:
     """How many other models' cycles are past queueing."""
     reports: bool = False
     """Whether Evidently's report is made of the drift that opens a cycle."""
+    packaging: Mapping[str, Any] = field(default_factory=dict)
+    """What packaging jobs are told of the daemon's settings (`deployers.package`)."""
     restless: set[str] = field(default_factory=set)
     """Models that wait for something that may end at any moment, and should be looked at again soon."""
     _policies: dict[str, tuple[str, ModelPolicy]] = field(default_factory=dict)
@@ -199,7 +201,7 @@ class Reconciler:
         """Ask for what the state calls for; what could not be had now, which the next look asks for again, or an empty string."""
         self._keep_serving(state)
         self._cancel_others(state)
-        wanted = wanted_job(state, self.policy(state), self.home)
+        wanted = wanted_job(state, self.policy(state), self.home, self.packaging)
         trouble = self._target_errors.get(state.name, "")
         try:
             if wanted is not None:

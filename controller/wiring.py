@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from config.settings import Settings
 from controller.clock import Clock, ScaledClock, SystemClock
@@ -20,6 +22,7 @@ from controller.service import Service
 from controller.store.port import Store
 from controller.store.sql import open_store
 from deployers.local import LocalTarget
+from deployers.registry.names import parse_place
 from pipelines.jobs.local import LocalJobRunner
 
 
@@ -48,6 +51,19 @@ def home_folder(settings: Settings) -> Path:
     return home
 
 
+def packaging(settings: Settings) -> Mapping[str, Any]:
+    """What packaging jobs are told of the settings: plain JSON, and of secrets only where they lie. Raises ImageRefused."""
+    if settings.registry:
+        parse_place(settings.registry)
+    names = ("registry_credentials", "registry_ca")
+    files = {name: str(path.absolute()) if (path := getattr(settings, name)) else None for name in names}
+    return {
+        "builder": settings.image_builder, "registry": settings.registry, "plain_http": settings.registry_plain_http,
+        "credentials": files["registry_credentials"], "ca": files["registry_ca"], "base": settings.base_image or None,
+        "sign_command": shlex.split(settings.sign_command), "sign_timeout_s": settings.sign_timeout_s,
+    }  # fmt: skip
+
+
 def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
@@ -63,7 +79,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         store=store, jobs=jobs, target=target, leadership=leadership, home=home,
         observer=observer,
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
-        busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True,
+        busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True, packaging=packaging(settings),
     )  # fmt: skip
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,

@@ -32,12 +32,16 @@ ENTRIES: Mapping[Phase, str] = {
 }
 
 
-def wanted_job(state: ModelState, policy: ModelPolicy, home: Path) -> JobSpec | None:
-    """The job that must run or have run for the open cycle's phase; None when the phase needs none."""
+def wanted_job(
+    state: ModelState, policy: ModelPolicy, home: Path, packaging: Mapping[str, Any] | None = None
+) -> JobSpec | None:
+    """The job that must run or have run for the open cycle's phase; None when the phase needs none.
+
+    `packaging`: what the daemon's settings say about images, as `deployers.package` takes it."""
     cycle = state.cycle
     if cycle is None or cycle.job_id is None or cycle.phase not in JOB_PHASES or state.paused or state.pinned:
         return None
-    inputs = {"home": str(home), "model": state.name, **_inputs(state, policy, cycle, home)}
+    inputs = {"home": str(home), "model": state.name, **_inputs(state, policy, cycle, home, packaging or {})}
     return JobSpec(
         job_id=cycle.job_id,
         entry=ENTRIES[cycle.phase],
@@ -67,7 +71,9 @@ def _memory_mb(policy: ModelPolicy, phase: Phase) -> int:
     return policy.spec.tune.memory_mb if phase is Phase.TUNING else policy.spec.train.memory_mb
 
 
-def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) -> dict[str, Any]:
+def _inputs(
+    state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path, packaging: Mapping[str, Any]
+) -> dict[str, Any]:
     champion = state.versions[state.champion] if state.champion is not None else None
     document = {"policy": json.loads(state.policy), "policy_dir": state.policy_dir}
     outputs = cycle.outputs
@@ -105,8 +111,17 @@ def _inputs(state: ModelState, policy: ModelPolicy, cycle: Cycle, home: Path) ->
                 "model_dir": final_model(outputs)["model_dir"],
                 "estimator": outputs[Phase.JUDGING].get("estimator"),
                 "annotations": image_annotations(state, cycle),
-                "base": policy.spec.deploy.base_image,
+                "base": policy.spec.deploy.base_image or packaging.get("base"),
+                "requirements": _requirements(state, policy),
+                "placement": policy.spec.model.placement,
+                "delivery": {key: value for key, value in packaging.items() if key != "base"},
             }
+
+
+def _requirements(state: ModelState, policy: ModelPolicy) -> dict[str, str] | None:
+    """The owner's lock file: its folder, and its path in there."""
+    path = policy.spec.deploy.requirements
+    return None if path is None else {"folder": state.policy_dir, "path": path}
 
 
 def model_dir(home: Path, version: Version) -> Path:

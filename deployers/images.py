@@ -173,6 +173,11 @@ class OciLayout:
         taken = tuple(replace(d, media_type=oci.DOCKER_LAYERS.get(d.media_type, d.media_type)) for d in layers)
         return _Base(digest=entry.digest, layers=taken, config=config)
 
+    def config_of_base(self, base: str) -> dict[str, Any]:
+        """The config of a base image, named as `build` takes it. Raises ImageNotFound, ImageCorrupt, ImageRefused."""
+        layout, entry = self._find_base(base)
+        return layout.blobs.read_json(layout._parts(entry, layout._manifest(entry))[0])
+
     def _find_base(self, base: str) -> tuple[OciLayout, Descriptor]:
         if base.startswith("sha256:"):
             return self, self._find(base)

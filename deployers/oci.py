@@ -188,7 +188,7 @@ def folder_lock(path: Path, *, shared: bool = False, blocking: bool = True) -> I
         os.close(handle)
 
 
-class _Hashing:
+class Hashing:
     """A write-only binary file that knows the digest and size of what went through it."""
 
     def __init__(self, file: IO[bytes], size_max: int | None = None) -> None:
@@ -237,7 +237,7 @@ class BlobStore:
             handle, temporary = tempfile.mkstemp(dir=self.ingest)
             try:
                 with os.fdopen(handle, "wb", buffering=CHUNK) as file:
-                    sink = _Hashing(file, size_max=expected.size if expected else None)
+                    sink = Hashing(file, size_max=expected.size if expected else None)
                     produce(cast(IO[bytes], sink))
                     file.flush()
                     os.fsync(file.fileno())

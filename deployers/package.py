@@ -1,6 +1,7 @@
-"""The packaging job: model folder → image in the layout → verified → unpacked, ready for a target to serve.
+"""The packaging job: model folder → image in the layout → verified, unpacked, and delivered, ready for a target to serve.
 
-Runs outside the daemon. Every part is idempotent, so an attempt that was killed is simply made again.
+Runs outside the daemon. Every part is idempotent, so an attempt that was killed is simply made again. How an image is delivered is the
+`delivery`'s `builder`: `layout` leaves it in the state folder, `registry` pushes it too.
 """
 
 from __future__ import annotations
@@ -8,11 +9,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from deployers.images import ImageError, ImageStoreError, OciLayout
+from deployers import provenance, sbom
+from deployers.documents import APP, LAYER_KEY, REQUIREMENTS
+from deployers.images import ImageError, ImageRef, ImageStoreError, OciLayout
+from deployers.lockfile import Pin, lock_digest, merged
+from deployers.oci import BASE_DIGEST, BASE_NAME, TITLE, Descriptor, RegistryAway
+from deployers.referrers import attach
+from deployers.registry.names import Place, Reference, parse_place, parse_reference
+from deployers.requirements import has_runtime, owners_pins, python_of, requirements_layer, runtime_pins
+from deployers.signing import sign
 from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -23,7 +34,39 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "annotations": (dict,),
     "base": (str, type(None)),
     "estimator": (str, type(None)),
+    "requirements": (dict, type(None)),
+    "placement": (str, type(None)),
+    "delivery": (dict, type(None)),
 }
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """Where images go, from the settings."""
+
+    builder: str = "layout"
+    registry: str = ""
+    credentials: str | None = None
+    ca: str | None = None
+    plain_http: bool = False
+    sign_command: Sequence[str] = ()
+    sign_timeout_s: float = 120.0
+
+    @property
+    def place(self) -> Place | None:
+        """The registry to push to. Raises ImageRefused."""
+        return parse_place(self.registry) if self.registry else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Base:
+    """The base image, in the layout or another."""
+
+    name: str | None = None
+    where: str | None = None
+    """As `OciLayout.build` takes it."""
+    config: Mapping[str, Any] | None = None
 
 
 def serving_source() -> Path:
@@ -35,12 +78,14 @@ def serving_source() -> Path:
 
 
 def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
-    """Build `<home>/images` `model:v<number>` and unpack it below `<home>/unpacked`.
+    """Build `<home>/images` `model:v<number>`, unpack it below `<home>/unpacked`, and deliver it.
 
-    In: `home`, `model`, `number`, `model_dir`, `annotations` (text → text), `base` (OCI layout `DIR[:TAG]`, digest, or null),
-    `estimator` (a file of the judging job that goes beside the model, or null).
-    Out: `digest` of the manifest, `size_bytes` of the whole image, `root` (folder with `model/` and `app/`), `sentence`.
-    Raises RetryableJobError when the disk refuses, PermanentJobError for all else.
+    In: `home`, `model`, `number`, `model_dir`, `annotations` (text → text), `base` (registry reference, OCI layout `DIR[:TAG]`, digest, or
+    null), `estimator` (a file of the judging job that goes beside the model, or null), `requirements` ({folder, path} of the owner's lock
+    file, or null), `placement` (of the model), `delivery` (fields of `Delivery`).
+    Out: `digest` of the manifest, `size_bytes` of the whole image, `root` (folder with `model/` and `app/`), `placement`, `reference` (in
+    the registry, or null), `bytes_sent`, `sentence`.
+    Raises RetryableJobError when the disk refuses or a registry is away, PermanentJobError for all else.
     """
     _check(inputs)
     home, model_dir = Path(inputs["home"]), Path(inputs["model_dir"])
@@ -48,28 +93,155 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         raise PermanentJobError(f"{model_dir / 'model.json'} does not exist; train the model again")
     layout = OciLayout(home / "images")
     try:
+        delivery = Delivery(**(inputs.get("delivery") or {}))
         model_dir = with_estimator(model_dir, inputs.get("estimator"), context.workdir)
-        image = layout.build(
-            model_dir,
-            serving_source(),
-            name=inputs["model"],
-            number=inputs["number"],
-            annotations=inputs["annotations"],
-            base=inputs.get("base"),
-            progress=lambda text: context.report(text=text),
-        )
+        image, pins = _build(inputs, layout, model_dir, delivery, lambda text: context.report(text=text))
+        _attach(layout, image, pins)
         context.report(text="verifying and unpacking the image")
-        root = layout.unpack(image.digest, home / "unpacked")
-    except (ImageStoreError, OSError) as error:
+        root = layout.unpack(image.digest, home / "unpacked", sources=_sources(layout, delivery, inputs["model"]))
+        told = _deliver(inputs, layout, image, delivery, lambda text: context.report(text=text))
+    except (ImageStoreError, RegistryAway, OSError) as error:
         raise RetryableJobError(str(error)) from error
-    except ImageError as error:
+    except (ImageError, TypeError) as error:
         raise PermanentJobError(str(error)) from error
+    sentence = f"packaged {inputs['model']} v{inputs['number']} as {image.digest[:19]}, {image.size / 1e6:.1f} MB"
+    if told["reference"]:
+        sentence += f"; pushed {told['bytes_sent'] / 1e6:.1f} MB of it to {delivery.registry}"
     return {
         "digest": image.digest,
         "size_bytes": image.size,
         "root": str(root),
-        "sentence": f"packaged {inputs['model']} v{inputs['number']} as {image.digest[:19]}, {image.size / 1e6:.1f} MB",
+        "placement": inputs.get("placement") or "image",
+        **told,
+        "sentence": sentence,
     }
+
+
+# ---------------------------------------------------------------- build
+def _build(
+    inputs: Mapping[str, Any], layout: OciLayout, model_dir: Path, delivery: Delivery, say: Say
+) -> tuple[ImageRef, tuple[Pin, ...]]:
+    """The image in the layout, and the packages of its requirements layer."""
+    base = _take_base(inputs.get("base"), Path(inputs["home"]), layout, delivery, say)
+    pins, layer = _take_requirements(inputs, base, say)
+    notes = dict(inputs["annotations"])
+    if pins:
+        notes[REQUIREMENTS] = lock_digest(pins)
+    if base.name is not None:
+        notes[BASE_NAME] = base.name
+    image = layout.build(
+        model_dir,
+        serving_source(),
+        name=inputs["model"],
+        number=inputs["number"],
+        annotations=notes,
+        base=base.where,
+        requirements=layer,
+        placement=inputs.get("placement") or "image",
+        progress=say,
+    )
+    return image, pins
+
+
+def _take_base(given: str | None, home: Path, layout: OciLayout, delivery: Delivery, say: Say) -> _Base:
+    """The base image, fetched if it is in a registry."""
+    if given is None:
+        return _Base()
+    reference = None if Path(given).is_dir() else parse_reference(given)
+    if reference is None:
+        return _Base(where=given, config=layout.config_of_base(given))
+    digest = _fetch_base(reference, home, layout, delivery, say)
+    return _Base(name=str(reference), where=digest, config=layout.config_of_base(digest))
+
+
+def _fetch_base(reference: Reference, home: Path, layout: OciLayout, delivery: Delivery, say: Say) -> str:
+    from deployers.registry.bases import take_base
+    from deployers.registry.transport import RegistryClient
+
+    client = RegistryClient(reference.host, _access(delivery))
+    return take_base(reference, client, layout, home / "bases", progress=say)
+
+
+def _take_requirements(
+    inputs: Mapping[str, Any], base: _Base, say: Say
+) -> tuple[tuple[Pin, ...], tuple[Path, Descriptor] | None]:
+    """What the owner asks for, and what the serving code needs if there is a base that does not bring it; and the layer of both."""
+    wanted = inputs.get("requirements")
+    needs_runtime = base.config is not None and not has_runtime(base.config)
+    if wanted is None and not needs_runtime:
+        return (), None
+    python = python_of(base.config)
+    runtime = runtime_pins(python) if needs_runtime else ()
+    owners = owners_pins(Path(wanted["folder"]), wanted["path"], python) if wanted is not None else ()
+    pins = merged(runtime, owners)
+    say(f"installing {len(pins)} packages for Python {python}, unless they are in the cache")
+    return pins, requirements_layer(Path(inputs["home"]), pins, python)
+
+
+# ---------------------------------------------------------------- attach, deliver
+def _attach(layout: OciLayout, image: ImageRef, pins: Sequence[Pin]) -> None:
+    """The bill of materials and the provenance. They follow from the image alone, so that another attempt makes the same."""
+    assert image.model is not None, "the build has made it"
+    notes = layout.annotations(image.digest)
+    base = (notes.get(BASE_NAME) or "base image", notes[BASE_DIGEST]) if BASE_DIGEST in notes else None
+    app = next(d.digest for d in image.layers if dict(d.annotations).get(LAYER_KEY) == APP)
+    bill = sbom.bill_of_materials(
+        digest=image.digest,
+        annotations=notes,
+        pins=pins,
+        base=base,
+        model_layer=image.model.layer.digest,
+        app_layer=app,
+    )
+    statement = provenance.provenance(
+        digest=image.digest, annotations=notes, base=base, requirements=notes.get(REQUIREMENTS),
+        placement=image.model.placement, release=_release(),
+        invocation=f"{notes[TITLE]}/cycle/{notes.get('dev.ratchet.cycle', '')}",
+    )  # fmt: skip
+    attach(layout, image.digest, sbom.MEDIA_TYPE, bill, {})
+    attach(layout, image.digest, provenance.MEDIA_TYPE, statement, {"in-toto.io/predicate-type": provenance.PREDICATE})
+
+
+def _release() -> str:
+    try:
+        return version("ratchetd")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _access(delivery: Delivery) -> Any:
+    from deployers.registry.transport import Access
+
+    return Access(
+        credentials=Path(delivery.credentials) if delivery.credentials else None,
+        ca=Path(delivery.ca) if delivery.ca else None,
+        plain_http=delivery.plain_http,
+        host=delivery.place.host if delivery.place else "",
+    )
+
+
+def _sources(layout: OciLayout, delivery: Delivery, model: str) -> list[str]:
+    """Where a replica may pull its model from: this machine's layout first, which is nearest."""
+    return [str(layout.root.absolute())]
+
+
+def _deliver(
+    inputs: Mapping[str, Any], layout: OciLayout, image: ImageRef, delivery: Delivery, say: Say
+) -> dict[str, Any]:
+    """Bring the image to where its target takes it from."""
+    if delivery.builder == "layout":
+        return {"reference": None, "bytes_sent": 0}
+    from deployers.registry.publish import push_version
+
+    assert delivery.place is not None, "the settings ask for both"
+    pushed = push_version(
+        layout, image.digest, place=delivery.place, model=inputs["model"], number=inputs["number"],
+        access=_access(delivery), progress=say,
+    )  # fmt: skip
+    if delivery.sign_command:
+        say("signing the image")
+        sign(delivery.sign_command, pushed.reference, delivery.sign_timeout_s)
+    return {"reference": pushed.reference, "bytes_sent": pushed.bytes_sent}
 
 
 def with_estimator(model_dir: Path, estimator: str | None, workdir: Path) -> Path:

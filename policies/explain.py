@@ -302,6 +302,7 @@ def _rollout(spec: Spec) -> list[str]:
         _promotion(rollout),
         _bake(rollout),
         f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
+        *_image(spec),
     ]
 
 
@@ -322,6 +323,24 @@ def _processes(deploy: Deploy) -> str:
     replicas = f"{deploy.replicas} replicas" if deploy.replicas > 1 else "1 replica"
     workers = f"{deploy.workers} workers" if deploy.workers > 1 else "1 worker"
     return f"{replicas} of {workers}"
+
+
+def _image(spec: Spec) -> list[str]:
+    deploy, told = spec.deploy, []
+    if deploy.base_image is not None:
+        told.append(f"Its image stands on {deploy.base_image}.")
+    if deploy.requirements is not None:
+        told.append(f"The packages of {deploy.requirements} are a layer of its image.")
+    match spec.model.placement:
+        case "volume":
+            told.append("The model is not in the image: it lies once on each machine, and all its replicas share it.")
+        case "pull":
+            told.append(
+                "The model is not in the image: a replica fetches it when it starts, and keeps it for the next."
+            )
+        case "image":
+            pass
+    return told
 
 
 def _step(step: Step) -> str:

@@ -102,6 +102,7 @@ __all__ = [
     "ManualTrigger",
     "Metadata",
     "ModelPolicy",
+    "ModelSpec",
     "Name",
     "NoWorseGate",
     "Notice",
@@ -422,7 +423,16 @@ class Deploy(Shape):
     workers: Annotated[Whole, Field(ge=1, le=64)] = 1
     """Forked workers a replica; they share the model's memory."""
     base_image: Text | None = None
-    """Image under the serving and model layers: an OCI layout, `FOLDER` or `FOLDER:TAG`; by default none."""
+    """Image under ours: `HOST/NAME:TAG` or `…@sha256:…` in a registry, or an OCI layout, `FOLDER[:TAG]`; default: the daemon's setting."""
+    requirements: Text | None = None
+    """Lock file of Python packages (pip's format, each `==` with hashes) that the model needs; they become a layer of their own."""
+
+
+class ModelSpec(Shape):
+    """Where a version's model lies."""
+
+    placement: Literal["image", "volume", "pull"] = "image"
+    """`image`: inside; `volume`: in a folder that all replicas of a machine share; `pull`: each replica fetches it when it starts."""
 
 
 class SlackNotice(Shape):
@@ -501,6 +511,8 @@ class Spec(Shape):
     """`required`: a person must approve a challenger that passed its gates."""
     approval_timeout: PositiveDuration = parse_duration("7d")
     """A cycle not approved by then ends as inconclusive."""
+    model: ModelSpec = ModelSpec()
+    """Where a version's model lies: inside of its image, or beside."""
     rollout: Rollout = Rollout()
     """How traffic moves to a challenger, and when it is taken back."""
     deploy: Deploy = Deploy()

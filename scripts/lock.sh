@@ -26,4 +26,11 @@ fi
   echo "# Made by \`make lock\` from pyproject.toml; installed by \`make setup\`. Do not edit."
   grep -v '^#' "$new"
 } > requirements.lock
+# What goes into images beside the serving code: the same pins, fewer of them.
+"$uv" pip compile deployers/runtime.in --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file "$new"
+{
+  echo "# Made by \`make lock\` from deployers/runtime.in with the versions of requirements.lock. Do not edit."
+  grep -v '^#' "$new"
+} > deployers/runtime.lock
 echo "lock: $(grep -c '==' requirements.lock) packages in requirements.lock"

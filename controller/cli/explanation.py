@@ -96,6 +96,8 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     until = "" if version["trained_to"] is None else f" up to {moment(version['trained_to'])}"
     _row(grid, "", f"{version['component']}, trained{rows}{until}{judged}")
     _row(grid, "", f"image {version['digest'][:19]}", "dim")
+    for line in serving.get("image", ()):
+        _row(grid, "", line, "dim")
     for i, gate in enumerate(serving["gates"]):
         _row(grid, "" if i else "gates", gate)
     if model["address"]:
