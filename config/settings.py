@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -15,6 +16,45 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 PREFIX = "RATCHET_"
 _NOT_OURS = ("RATCHET_SERVER", "RATCHET_SETTINGS", "RATCHET_TOKEN", "RATCHET_TEST_", "RATCHET_SIM_")
 """The command line's and the tests' own variables: names, and beginnings of names that end in `_`. One names the settings file."""
+
+
+Promql = Annotated[str, Field(min_length=1, max_length=4000)]
+MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$")]
+
+
+class MetricLabels(BaseModel):
+    """Which labels of a metric's series carry model and version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=200)] = "model"
+    version: Annotated[str, Field(min_length=1, max_length=200)] = "version"
+
+
+class NamedMetric(BaseModel):
+    """One metric of all models, asked once a tick: a value by `query`, or the share of `events` (or `good`) in `total`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: Promql | None = None
+    events: Promql | None = None
+    good: Promql | None = None
+    total: Promql | None = None
+    newest: Promql | None = None
+    """PromQL of the time of the newest sample, in seconds since 1970, of which `max_age` then holds."""
+    labels: MetricLabels = MetricLabels()
+    max_age_s: Seconds = 300.0
+    """Older answers, and older samples by `newest`, are unknown."""
+    unit: Annotated[str, Field(max_length=20)] = ""
+    higher_is_better: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(part is not None for part in (self.query, self.events, self.good)) != 1:
+            raise ValueError("give exactly one of query, events, good")
+        if self.query is None and self.total is None:
+            raise ValueError("events and good need total")
+        return self
 
 
 class Settings(BaseSettings):
@@ -68,9 +108,55 @@ class Settings(BaseSettings):
         default="", description="command that signs a pushed image; gets its reference as argument"
     )
     sign_timeout_s: Seconds = Field(default=120.0, description="seconds that it may take")
+    # Prometheus
+    prometheus_url: str | None = Field(
+        default=None, description="address of Prometheus; without it no metric is asked for"
+    )
+    prometheus_token_file: Path | None = Field(default=None, description="file of a bearer token, read at each tick")
+    prometheus_user: str | None = Field(default=None, description="user name of basic authentication")
+    prometheus_password_file: Path | None = Field(default=None, description="file of its password, read at each tick")
+    prometheus_headers_file: Path | None = Field(
+        default=None, description="file of further headers, NAME: VALUE a line"
+    )
+    prometheus_ca_file: Path | None = Field(
+        default=None, description="certificates that Prometheus' own is checked against"
+    )
+    prometheus_timeout_s: Annotated[float, Field(gt=0, le=300)] = Field(
+        default=10.0, description="of one query, to its last byte"
+    )
+    prometheus_parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="queries in flight")
+    prometheus_max_mb: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64, description="of one answer; more is unknown"
+    )
+    prometheus_own_queries: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=5, description="queries of policies' own PromQL a tick; the others have their turn later"
+    )
+    metrics: Mapping[MetricName, NamedMetric] = Field(
+        default_factory=dict, max_length=50, description="named metrics, beside and instead of the built-in ones"
+    )
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+
+    @field_validator("prometheus_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL such as http://prometheus:9090")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "must hold no user, password, query or fragment: see prometheus_token_file and prometheus_password_file"
+            )
+        return value.rstrip("/") if value else None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.prometheus_user is None) != (self.prometheus_password_file is None):
+            raise ValueError("prometheus_user and prometheus_password_file go together")
+        if self.prometheus_user is not None and self.prometheus_token_file is not None:
+            raise ValueError("give prometheus_token_file or prometheus_user, not both")
+        return self
 
     @field_validator("home")
     @classmethod

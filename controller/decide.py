@@ -41,6 +41,25 @@ class Observation:
     """Of what feeds it."""
     looked_at: datetime | None = None
     """When faults were looked for; None if they could not be, which is unknown."""
+    metrics: Mapping[str, Signal] = field(default_factory=dict)
+    """What the monitoring system tells, by `metric_of`."""
+
+
+def metric_of(key: str, version: int) -> str:
+    """Where a version's metric stands in an observation.
+
+    >>> metric_of("metric:error_rate", 3)
+    'v3 metric:error_rate'
+    """
+    return f"v{version} {key}"
+
+
+def metrics_of(observed: Observation | None, version: int | None) -> dict[str, Signal]:
+    """A version's metrics, by `MetricRule.key`."""
+    if observed is None or version is None or not observed.metrics:
+        return {}
+    start = metric_of("", version)
+    return {key.removeprefix(start): signal for key, signal in observed.metrics.items() if key.startswith(start)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +158,10 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
     champion = state.versions[state.champion] if state.champion is not None else None
     observed = snapshot.observation
     fresh = observed is not None and observed.champion == state.champion
+    measured = {**(observed.signals if observed is not None and fresh else {}), **metrics_of(observed, state.champion)}
     return triggers.TriggerFacts(
         now=draft.now,
-        signals=_trusted(draft, observed) if observed is not None and fresh else {},
+        signals=_trusted(draft, measured),
         baselines=champion.scores if champion else {},
         baseline_rows=champion.lineage.get("judged_rows") if champion else None,
         fruitless=state.fruitless,
@@ -154,9 +174,9 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
     )
 
 
-def _trusted(draft: Draft, observed: Observation) -> Mapping[str, Signal]:
+def _trusted(draft: Draft, signals: Mapping[str, Signal]) -> Mapping[str, Signal]:
     holds = draft.policy.spec.data.quality == "hold"
-    return incidents.trusted(observed.signals, draft.state.faults) if holds else observed.signals
+    return incidents.trusted(signals, draft.state.faults) if holds else signals
 
 
 BACKOFFS_MAX = 3
@@ -207,6 +227,7 @@ def _evidence(draft: Draft, snapshot: Snapshot) -> rollouts.Evidence:
         target_error=snapshot.target_error,
         comparison=comparison if _about_this_rollout(draft, snapshot) else None,
         max_age=snapshot.signal_max_age,
+        metrics=metrics_of(snapshot.observation, draft.cycle.challenger),
     )
 
 

@@ -97,6 +97,8 @@ class Explanation:
     commands: Sequence[Command]
     faults: Sequence[str] = ()
     """What is wrong with its data, and what follows from that."""
+    metrics: Sequence[str] = ()
+    """What the policy's metrics say now: value, bound and count, or why they are unknown."""
 
 
 def explain(
@@ -107,6 +109,7 @@ def explain(
     cycles: Sequence[Cycle],
     now: datetime,
     reports: Sequence[Report] = (),
+    metrics: Sequence[str] = (),
 ) -> Explanation:
     """`cycles`: the newest of the model, newest first; `model`: the same state, as people are shown it."""
     return Explanation(
@@ -121,6 +124,7 @@ def explain(
         reports=reports,
         commands=_commands(state),
         faults=_faults(state, policy),
+        metrics=metrics,
     )
 
 

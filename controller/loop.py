@@ -106,7 +106,7 @@ class Loop:
     def __init__(
         self, *, store: Store, reconciler: Reconciler, tell: Callable[[], None], now: Callable[[], datetime],
         renew: Callable[[], None], on_lost: Callable[[str], None], tick_s: float, lease_ttl_s: float, cron: bool = True,
-        housekeep: Callable[[], None] = lambda: None,
+        housekeep: Callable[[], None] = lambda: None, refresh: Callable[[], object] | None = None,
     ) -> None:  # fmt: skip
         """`tell`: gives people their notices; called often, must not block."""
         self._store = store
@@ -119,6 +119,7 @@ class Loop:
         self._lease_ttl_s = lease_ttl_s
         self._cron = cron
         self._housekeep = housekeep
+        self._refresh = refresh
         self._turns = Turns()
         self._sentences: dict[str, str] = {}
         self._scheduler = SteadyScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
@@ -139,6 +140,8 @@ class Loop:
         self._scheduler.add_job(
             self._make_room, "interval", seconds=HOUSEKEEPING_INTERVAL_S, id="housekeeping", next_run_time=first
         )
+        if self._refresh is not None:
+            self._scheduler.add_job(self._refresh, "interval", seconds=self._tick_s, id="metrics")
         self._clear_strays()
         self._scheduler.start()
         self._worker.start()

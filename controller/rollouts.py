@@ -6,7 +6,8 @@ and to end its bake, it must be shown to be no worse. A rollout without that at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,8 @@ from controller.health import Health
 from controller.state import ModelState, Phase, VersionStatus
 from deployers.target import ReplicaState, ReplicaStatus, TargetStatus
 from policies.durations import format_duration
-from policies.signals import Comparison
+from policies.metric_rules import Verdict, judge
+from policies.signals import Comparison, Signal
 
 LOOKS_WORSE = 0.1
 """Share of the margin above which a mean difference looks worse: of two that are alike one is always a little above the other."""
@@ -33,6 +35,8 @@ class Evidence:
     target_error: str
     comparison: Comparison | None
     max_age: timedelta
+    metrics: Mapping[str, Signal] = field(default_factory=dict)
+    """Of the challenger, by `MetricRule.key`."""
 
 
 def baseline(state: ModelState) -> int | None:
@@ -63,7 +67,23 @@ def why_worse(draft: Draft, evidence: Evidence) -> str:
     comparison = evidence.comparison
     if comparison is not None and comparison.state == "worse":
         return comparison.sentence
-    return ""
+    return next(
+        (f"v{draft.cycle.challenger}: {one.sentence}" for one in _verdicts(draft, evidence) if one.state == "bad"), ""
+    )
+
+
+def _verdicts(draft: Draft, evidence: Evidence) -> list[Verdict]:
+    """What the policy's metrics say of the challenger. Before it has live traffic they say nothing."""
+    if draft.cycle.traffic_since is None:
+        return []
+    rules = draft.policy.spec.rollout.metrics
+    return [judge(rule, evidence.metrics.get(rule.key), draft.now, evidence.max_age) for rule in rules]
+
+
+def _metrics_missing(draft: Draft, evidence: Evidence) -> str:
+    """Why metrics do not allow to go on: one is unknown (invariant 4), or looks bad without being shown to be; or an empty string."""
+    held = [one.sentence for one in _verdicts(draft, evidence) if one.state == "unknown" or one.doubtful]
+    return "; ".join(held)
 
 
 def _health(draft: Draft, evidence: Evidence) -> Health:
@@ -179,6 +199,7 @@ def _roll(draft: Draft, evidence: Evidence) -> str:
         _health(draft, evidence).doubtful()
         or _evidence_missing(draft, evidence, _step_since(draft), shown=whole)
         or _expected_worse(draft, evidence)
+        or (not step.shadow and _metrics_missing(draft, evidence))
     )
     if missing:
         return f"{name}: waits, because {missing}; gives the traffic back at {until(deadline)}"
@@ -316,7 +337,7 @@ def _bake(draft: Draft, evidence: Evidence) -> str:
     if draft.now < end:
         return f"v{cycle.challenger} is champion, watched until {until(end)}; {_said(evidence)}"
     by_word = bool(draft.state.versions[cycle.challenger].forced)  # a person's promotion asks for no evidence
-    missing = "" if by_word else _evidence_missing(draft, evidence, cycle.phase_since, shown=True, counted=False)
+    missing = "" if by_word else _bake_missing(draft, evidence)
     if missing and draft.now >= end + rollout.deadline:
         return _unshown(draft, evidence, missing)
     if missing:
@@ -326,6 +347,12 @@ def _bake(draft: Draft, evidence: Evidence) -> str:
     sentence = f"v{cycle.challenger} stays: nothing spoke against it in {format_duration(rollout.bake)}; {gained}"
     draft.move(Move.BAKED, sentence, kind="cycle.promoted", notify=True, **_numbers(evidence.comparison))
     return sentence
+
+
+def _bake_missing(draft: Draft, evidence: Evidence) -> str:
+    return _evidence_missing(draft, evidence, draft.cycle.phase_since, shown=True, counted=False) or _metrics_missing(
+        draft, evidence
+    )
 
 
 def _unshown(draft: Draft, evidence: Evidence, missing: str) -> str:

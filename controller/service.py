@@ -96,8 +96,10 @@ class Service:
         self, *, store: Store, target: Target, epoch: Callable[[], int], now: Callable[[], datetime],
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
         home: Path | None = None, signals: Callable[[str], Mapping[str, Signal]] = lambda _name: {},
+        metrics: Callable[[ModelState, ModelPolicy], Sequence[str]] = lambda _state, _policy: (),
     ) -> None:  # fmt: skip
-        """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model."""
+        """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model.
+        `metrics`: what the monitoring system tells of it."""
         self._store = store
         self._target = target
         self._epoch = epoch
@@ -107,6 +109,7 @@ class Service:
         self._policy = policy
         self._home = home
         self._signals = signals
+        self._metrics = metrics
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -164,7 +167,7 @@ class Service:
         return explaining.explain(
             state, self._policy(state), views.detail(state, self._sentence(name), status, error, self._signals(name)),
             cycles=(cycles := self._store.cycles(name, limit=LAST_CYCLES)), now=self._now(),
-            reports=self._reports(name, cycles),
+            reports=self._reports(name, cycles), metrics=self._metrics(state, self._policy(state)),
         )  # fmt: skip
 
     def _reports(self, name: str, cycles: Sequence[Cycle]) -> list[explaining.Report]:

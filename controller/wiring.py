@@ -15,6 +15,9 @@ from controller.fleet import places_taken
 from controller.housekeeping import Housekeeper
 from controller.leadership import FileLeadership
 from controller.loop import Loop
+from controller.metering.board import Board, Watching
+from controller.metering.named import Metric, built_in
+from controller.metering.prometheus import Access, PrometheusSource
 from controller.notices.building import build_notices
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
@@ -75,9 +78,10 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     observer = JobObserver(
         jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
     )
+    board = _board(settings, clock)
     reconciler = Reconciler(
         store=store, jobs=jobs, target=target, leadership=leadership, home=home,
-        observer=observer,
+        observer=Watching(observer, board),
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
         busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True, packaging=packaging(settings),
     )  # fmt: skip
@@ -90,13 +94,38 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     loop = Loop(
         store=store, reconciler=reconciler, tell=notices.dispatcher.round, now=clock.now,
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
-        cron=settings.clock is None, housekeep=housekeeper.sweep,
+        cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
         policy=reconciler.policy, home=home, signals=observer.signals,
+        metrics=lambda state, policy: board.told(state, policy, reconciler.signal_max_age),
     )  # fmt: skip
     return Parts(
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,
         reconciler=reconciler, loop=loop, service=service,
+    )  # fmt: skip
+
+
+def _board(settings: Settings, clock: Clock) -> Board:
+    """What is asked of Prometheus: the built-in metrics, and those of the settings beside or instead of them."""
+    if settings.prometheus_url is None:
+        return Board(source=None, now=clock.now)
+    access = Access(
+        url=settings.prometheus_url, token_file=settings.prometheus_token_file, user=settings.prometheus_user,
+        password_file=settings.prometheus_password_file, headers_file=settings.prometheus_headers_file,
+        ca_file=settings.prometheus_ca_file, timeout_s=settings.prometheus_timeout_s,
+        answer_bytes_max=settings.prometheus_max_mb * 2**20,
+    )  # fmt: skip
+    named = {
+        name: Metric(
+            name=name, query=one.query, events=one.events, good=one.good, total=one.total, newest=one.newest,
+            model_label=one.labels.model, version_label=one.labels.version, max_age=timedelta(seconds=one.max_age_s),
+            unit=one.unit, higher_is_better=one.higher_is_better,
+        )
+        for name, one in settings.metrics.items()
+    }  # fmt: skip
+    return Board(
+        source=PrometheusSource(access), metrics={**built_in(), **named}, now=clock.now,
+        parallel=settings.prometheus_parallel, own_per_tick=settings.prometheus_own_queries,
     )  # fmt: skip

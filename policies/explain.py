@@ -18,6 +18,7 @@ from policies.gate_shapes import (
     SliceRule,
     SlicesGate,
 )  # fmt: skip
+from policies.metric_shapes import Metric, MetricRule
 from policies.rollout_shapes import Rollout, Step
 from policies.schema import (
     CsvSource,
@@ -44,6 +45,7 @@ from policies.trigger_shapes import (
     EstimatedPerformance,
     EstimatedPerformanceTrigger,
     ManualTrigger,
+    MetricTrigger,
     Performance,
     PerformanceTrigger,
     ScheduleTrigger,
@@ -174,6 +176,8 @@ def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
                     f"trained on{_until(leaf.volume)}"
                 )
             return f"{leaf.volume.labelled_rows} labelled rows have matured since the training"
+        case MetricTrigger():
+            return _metric(leaf.metric)
         case _:
             return "never by itself (manual)"
 
@@ -230,6 +234,14 @@ def _estimated(rule: EstimatedPerformance) -> str:
     return (
         f"{metric}, as estimated over the last {span(rule.window)}, is worse by {rule.drop:g} or more than at promotion"
     )
+
+
+def _metric(rule: MetricRule) -> str:
+    limit = f"above {rule.above:g}" if rule.above is not None else f"below {rule.below:g}"
+    counted = f" (at least {rule.min_count} counted)" if rule.min_count else ""
+    hold = f", without a break for {span(rule.for_)}" if isinstance(rule, Metric) and rule.for_ else ""
+    source = "the metric" if rule.name else "the PromQL"
+    return f"{source} {rule.label}{counted} is {limit}, {100 * rule.confidence:g} % sure of a share{hold}"
 
 
 def _limits(spec: Spec) -> str:
@@ -299,11 +311,19 @@ def _rollout(spec: Spec) -> list[str]:
         f"{100 * rollout.alpha:g} % of rollouts), if more than {100 * rollout.max_error_share:g} % of its answers fail, "
         f"or if it is not through after {span(rollout.deadline)}.",
         f"It gets no more traffic while it is more than {rollout.max_slowdown:g} times as slow as fresh replicas of the champion.",
+        *_rollout_metrics(rollout),
         _promotion(rollout),
         _bake(rollout),
         f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
         *_image(spec),
     ]
+
+
+def _rollout_metrics(rollout: Rollout) -> list[str]:
+    if not rollout.metrics:
+        return []
+    rules = [f"  - {_metric(rule)}" for rule in rollout.metrics]
+    return ["It is taken back, too, if one of these is shown; while one is unknown, it gets no more traffic:", *rules]
 
 
 def _promotion(rollout: Rollout) -> str:

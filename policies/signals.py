@@ -57,6 +57,17 @@ class SignalQuery:
         return ":".join(part for part in parts if part)
 
 
+class Basis(StrEnum):
+    """What the value of a metric rests on."""
+
+    SHARE = "share"
+    """So many of `rows` counted events."""
+    COUNTED = "counted"
+    """A value, such as a latency, of `rows` counted events."""
+    BARE = "bare"
+    """A value of which nobody knows how much it rests on."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
     """A measured value, or `value=None` and the reason. Non-finite numbers become unknown on construction by `of`."""
@@ -76,6 +87,10 @@ class Signal:
     """Where in the window the value is most likely to have changed; None where it was not looked for or nothing stands out."""
     detail: str = ""
     """What the value is made of, in a few words: of drift, the features that moved furthest."""
+    basis: Basis | None = None
+    """Of metrics; None for what Ratchet measures itself."""
+    good_until: datetime | None = None
+    """Of metrics: when it is too old; None where only the fleet's bound holds."""
 
     @classmethod
     def of(cls, value: float, *, observed_at: datetime, rows: int = 0, window_end: datetime | None = None) -> Signal:

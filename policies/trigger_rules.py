@@ -16,6 +16,8 @@ from typing import Any
 
 from policies.cron import parse_cron
 from policies.durations import about
+from policies.metric_rules import CLOCK_SKEW, judge
+from policies.metric_shapes import Metric
 from policies.metrics import METRICS
 from policies.signals import Signal, SignalKind, SignalQuery
 from policies.trigger_shapes import (
@@ -26,6 +28,7 @@ from policies.trigger_shapes import (
     EstimatedPerformance,
     EstimatedPerformanceTrigger,
     ManualTrigger,
+    MetricTrigger,
     Performance,
     PerformanceTrigger,
     Schedule,
@@ -38,8 +41,6 @@ from policies.trigger_shapes import (
 )
 
 _DOUBLINGS_MAX = 10
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far ahead of ours the clock of whoever measured may be; facts from further in the future are unknown."""
 
 
 class TriggerState(StrEnum):
@@ -145,6 +146,8 @@ def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -
             return _staleness(leaf.staleness, facts)
         case ManualTrigger():
             return _quiet("fires only by hand")
+        case MetricTrigger():
+            return _metric(leaf.metric, facts, memory)
         case DriftTrigger(drift=rule) if rule.only_if is not None:
             bare = DriftTrigger(drift=rule.model_copy(update={"only_if": None}))
             return _filtered(look_at(bare, facts, memory), [look_at(other, facts, {}) for other in filters_of(leaf)])
@@ -236,18 +239,35 @@ def _performance(
         words = f"{words}, {errors:.1f} standard errors ({needed:.1f} needed)"
         if errors < needed:
             return _quiet(f"{words} {counted}")
-    if not rule.for_:
-        return _fired(f"{words} {counted}")
-    kept = _recall(memory, f"{key} {limit}", facts)
+    return _lasting(rule.for_, f"{key} {limit}", words, facts, memory, counted=f" {counted}")
+
+
+def _lasting(
+    span: timedelta, rule: str, words: str, facts: TriggerFacts, memory: Mapping[str, Any], *, counted: str = ""
+) -> Look:
+    """What is bad now fires once it has been so for the span without a break; `rule` is what the memory belongs to."""
+    if not span:
+        return _fired(f"{words}{counted}")
+    kept = _recall(memory, rule, facts)
     start = _moment(kept.get("since"))
     if start is None or start > facts.now:
         start = facts.now
     held = facts.now - start
-    remember = _remember(f"{key} {limit}", facts, since=start.isoformat())
-    if held >= rule.for_:
-        return _fired(f"{words} since {about(held)} {counted}", memory=remember)
-    text = f"{words} since {about(held)}, fires after {about(rule.for_)} {counted}"
-    return _quiet(text, memory=remember, next_at=_plus(start, rule.for_))
+    remember = _remember(rule, facts, since=start.isoformat())
+    if held >= span:
+        return _fired(f"{words} since {about(held)}{counted}", memory=remember)
+    text = f"{words} since {about(held)}, fires after {about(span)}{counted}"
+    return _quiet(text, memory=remember, next_at=_plus(start, span))
+
+
+def _metric(rule: Metric, facts: TriggerFacts, memory: Mapping[str, Any]) -> Look:
+    verdict = judge(rule, facts.signals.get(rule.key), facts.now, facts.max_age)
+    if verdict.state == "unknown":
+        return _unknown(verdict.sentence, memory=memory)
+    if verdict.state == "fine":
+        return _quiet(verdict.sentence)
+    limit = f"above {rule.above:g}" if rule.above is not None else f"below {rule.below:g}"
+    return _lasting(rule.for_, f"{rule.key} {limit} confidence {rule.confidence:g}", verdict.sentence, facts, memory)
 
 
 def _since(window: timedelta, look: Look, signal: Signal) -> datetime | None:

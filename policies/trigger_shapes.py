@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from policies.cron import parse_cron
 from policies.durations import Duration, PositiveDuration, parse_duration
 from policies.fields import MetricName, Number, PositiveInt, Shape, Share, check_direction, one_key
+from policies.metric_shapes import Metric
 from policies.problems import Path
 
 _PositiveNumber = Annotated[Number, Field(gt=0)]
@@ -260,6 +261,13 @@ class VolumeTrigger(Shape):
     """How many."""
 
 
+class MetricTrigger(Shape):
+    """Fires when a metric of the champion is bad, as the monitoring system tells."""
+
+    metric: Metric
+    """Which metric, and when it is bad."""
+
+
 class ManualTrigger(Shape):
     """Never fires by itself."""
 
@@ -273,7 +281,7 @@ class ManualTrigger(Shape):
 
 TRIGGER_KEYS = (
     "any", "all", "at_least", "performance", "calibration", "drift", "estimated_performance", "schedule", "staleness", "volume",
-    "manual",
+    "metric", "manual",
 )  # fmt: skip
 
 
@@ -293,6 +301,7 @@ TriggerNode = Annotated[
     | Annotated[ScheduleTrigger, Tag("<schedule>")]
     | Annotated[StalenessTrigger, Tag("<staleness>")]
     | Annotated[VolumeTrigger, Tag("<volume>")]
+    | Annotated[MetricTrigger, Tag("<metric>")]
     | Annotated[ManualTrigger, Tag("<manual>")],
     Discriminator(
         _trigger_tag,

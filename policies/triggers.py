@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from policies.metric_rules import CLOCK_SKEW
 from policies.problems import Path, spell_path
 from policies.signals import SignalQuery
-from policies.trigger_rules import CLOCK_SKEW, TriggerFacts, TriggerState, look_at, queries_of
+from policies.trigger_rules import TriggerFacts, TriggerState, look_at, queries_of
 from policies.trigger_shapes import AllOf, AnyOf, AtLeast, TriggerNode, children, leaf_kind, trigger_leaves
 
 __all__ = ["CLOCK_SKEW", "LeafResult", "TriggerFacts", "TriggerResult", "TriggerState", "evaluate", "kleene", "needs"]

@@ -30,6 +30,8 @@ def print_explanation(told: dict[str, Any]) -> None:
     _row(grid, "now", told["sentence"])
     for i, line in enumerate(told.get("faults", ())):
         _row(grid, "" if i else "data", line, "yellow")
+    for i, line in enumerate(told.get("metrics", ())):
+        _row(grid, "" if i else "metrics", line)
     for i, line in enumerate(_traffic(model)):
         _row(grid, "" if i else "traffic", line)
     if model["target"]["error"]:

@@ -39,6 +39,19 @@ INCIDENTS_OPEN = Gauge(
 LEADER_EPOCH = Gauge("ratchet_controller_leader_epoch", "Fencing epoch, 0 when not leading", registry=REGISTRY)
 EVENTS = Counter("ratchet_controller_events_total", "Recorded events, by kind", ["kind"], registry=REGISTRY)
 
+METRIC_QUERIES = Counter(
+    "ratchet_controller_metric_queries_total",
+    "Queries to Prometheus, by result: ok, failed",
+    ["result"],
+    registry=REGISTRY,
+)
+METRIC_QUERY_SECONDS = Histogram(
+    "ratchet_controller_metric_query_seconds", "Time of one query to Prometheus", registry=REGISTRY,
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30),
+)  # fmt: skip
+METRIC_SAMPLES = Gauge(
+    "ratchet_controller_metric_samples", "Series in the newest answers of named metrics", registry=REGISTRY
+)
 
 LABEL_COVERAGE = Gauge(
     "ratchet_controller_label_coverage", "Share of the rows old enough that have a label", ["model"], registry=REGISTRY

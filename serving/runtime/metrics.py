@@ -32,6 +32,20 @@ _Key: TypeAlias = tuple[str, ...]
 """Name of a metric and the values of its labels beside model and version."""
 
 
+_CONFUSION = ("true_positive", "false_positive", "true_negative", "false_negative")
+
+
+def _outcome(classes: Sequence[str], predicted: str, actual: str) -> str:
+    """
+    >>> _outcome(("no", "yes"), "yes", "no"), _outcome(("no", "yes"), "no", "other"), _outcome(("a", "b", "c"), "b", "b")
+    ('false_positive', 'false_negative', 'correct')
+    """
+    right = predicted == actual and predicted != OTHER
+    if len(classes) != 2:
+        return "correct" if right else "incorrect"
+    return f"{'true' if right else 'false'}_{'positive' if predicted == classes[1] else 'negative'}"
+
+
 class Metrics(Collector):
     """The counters of one version of one model. Create before forking; then each worker calls `use_row` with its own number.
 
@@ -41,6 +55,7 @@ class Metrics(Collector):
     def __init__(self, model: str, version: int, classes: Sequence[str], workers: int = 1) -> None:
         self._own = (model, str(version))
         self._classes = frozenset(classes[:CLASSES_COUNTED_MAX])
+        self._names = tuple(classes)
         names = [*classes[:CLASSES_COUNTED_MAX], OTHER] if classes else []
         counters: list[_Key] = [("predictions", role) for role in ("live", "shadow")]
         counters += [("feedback", predicted, actual) for predicted in names for actual in names]
@@ -102,6 +117,8 @@ class Metrics(Collector):
             ("predicted", "actual"),
             zeros=False,
         )
+        if self._names:
+            yield self._confusion()
         yield self._counter(
             "ratchet_feedback_unmatched", "Labels whose prediction this replica does not remember.", "unmatched", ()
         )
@@ -135,6 +152,23 @@ class Metrics(Collector):
             total = self._total(slot)
             if zeros or total:
                 family.add_metric(values, total)
+        return family
+
+    def _confusion(self) -> Metric:
+        """What labels make of answers, in words that are the same for every model, so that one query asks all of them.
+
+        Of two classes the second is the positive one; of more an answer is correct or not. Zeros are there from the start, as what begins
+        at its first event has no increase."""
+        counts = dict.fromkeys(_CONFUSION if len(self._names) == 2 else ("correct", "incorrect"), 0.0)
+        for (_, _, predicted, actual), slot in self._series("feedback"):
+            total = self._total(slot)
+            if total:
+                counts[_outcome(self._names, predicted, actual)] += total
+        family = CounterMetricFamily(
+            "ratchet_confusion", "Labels by what they make of the answer.", labels=("model", "version", "outcome")
+        )
+        for outcome, total in counts.items():
+            family.add_metric([*self._own, outcome], total)
         return family
 
     def _histogram(self, name: str, text: str, key: str, labels: tuple[str, ...], bounds: Sequence[float]) -> Metric:

@@ -7,9 +7,7 @@ from policy_texts import DESIGN, only_problem, read, small
 
 METRICS_OF_BINARY = "accuracy, average_precision, balanced_accuracy, brier, f1, log_loss, precision, recall, roc_auc"
 THRESHOLD = "must be evidently, calibrated or a distance greater than 0"
-KINDS = (
-    "any, all, at_least, performance, calibration, drift, estimated_performance, schedule, staleness, volume, manual"
-)
+KINDS = "any, all, at_least, performance, calibration, drift, estimated_performance, schedule, staleness, volume, metric, manual"
 DURATION = "a duration is a number with a unit (s, m, h, d, w), such as 30m or 1h30m"
 CRON = "a cron expression has five fields: minute, hour, day of month, month, day of week"
 
