@@ -122,13 +122,17 @@ def _of_variable(detail: ErrorDetails) -> Problem:
     loc = [str(step) for step in detail["loc"]]
     if not loc:
         return Problem(file="settings", rule=_rule(detail))
+    if detail["type"] in ("mapping_type", "dict_type", "list_type", "tuple_type"):  # its JSON could not be read
+        return Problem(file=f"{PREFIX}{loc[0].upper()}", rule="must be valid JSON, or stand in a settings file")
     value = "" if any(map(_MAY_HOLD_SECRETS.search, loc)) else shown(detail["input"])
     return Problem(file=f"{PREFIX}{'.'.join(loc).upper()}", rule=_rule(detail), value=value)
 
 
 def _rule(detail: ErrorDetails) -> str:
     words = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return words if detail["type"] == "value_error" else f"must be {words}"
+    if detail["type"] == "value_error":
+        return words
+    return f"must {words.removeprefix('String should ')}" if words.startswith("String should ") else f"must be {words}"
 
 
 def _place(loc: tuple[int | str, ...], value: Any) -> Place:
@@ -138,7 +142,7 @@ def _place(loc: tuple[int | str, ...], value: Any) -> Place:
         listed = isinstance(value, list) and isinstance(step, int) and step < len(value)
         if listed or (isinstance(value, Mapping) and step in value):
             value = value[step]
-        elif step is not loc[-1] or not isinstance(value, Mapping):
+        elif step is not loc[-1] or step == "[key]" or not isinstance(value, Mapping):
             continue
         place.append(step)
     return tuple(place)

@@ -131,8 +131,8 @@ class Settings(BaseSettings):
     prometheus_own_queries: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=5, description="queries of policies' own PromQL a tick; the others have their turn later"
     )
-    metrics: Mapping[MetricName, NamedMetric] = Field(
-        default_factory=dict, max_length=50, description="named metrics, beside and instead of the built-in ones"
+    metrics: Annotated[Mapping[MetricName, NamedMetric], Field(max_length=50)] | None = Field(
+        default=None, description="named metrics, beside and instead of the built-in ones"
     )
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

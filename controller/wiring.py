@@ -123,7 +123,7 @@ def _board(settings: Settings, clock: Clock) -> Board:
             model_label=one.labels.model, version_label=one.labels.version, max_age=timedelta(seconds=one.max_age_s),
             unit=one.unit, higher_is_better=one.higher_is_better,
         )
-        for name, one in settings.metrics.items()
+        for name, one in (settings.metrics or {}).items()
     }  # fmt: skip
     return Board(
         source=PrometheusSource(access), metrics={**built_in(), **named}, now=clock.now,

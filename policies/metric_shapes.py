@@ -33,8 +33,8 @@ class MetricRule(Shape):
     """Bad is higher than this."""
     min_count: Annotated[Whole, Field(ge=0)] = 100
     """With fewer counted it is unknown; 0 lets a bare value decide."""
-    confidence: Confidence = 0.95
-    """Of a share: bad is only what so sure a bound is beyond (Wilson's), not the point."""
+    confidence: Confidence = 0.99
+    """Of a share: bad is only what so sure a bound is beyond (Wilson's), not the point. High, since a rollout looks at every tick."""
     max_age: PositiveDuration = parse_duration("5m")
     """Of own PromQL: older answers are unknown; a named metric has its own."""
 
@@ -73,12 +73,7 @@ class MetricRule(Shape):
 class Metric(MetricRule):
     """A metric of the champion, as a trigger."""
 
+    confidence: Confidence = 0.95
+    """Of a share: bad is only what so sure a bound is beyond (Wilson's), not the point."""
     for_: Duration = Field(default=parse_duration("0s"), alias="for")
     """How long it must be bad without a break before it fires."""
-
-
-class RolloutMetric(MetricRule):
-    """A metric of the challenger, while it carries traffic."""
-
-    confidence: Confidence = 0.99
-    """As for triggers; higher by default, since a rollout looks at every tick."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 
 from policies.durations import PATTERN, Duration, PositiveDuration, parse_duration
 from policies.fields import Flag, Number, Shape, Whole
-from policies.metric_shapes import RolloutMetric
+from policies.metric_shapes import MetricRule
 
 
 class Step(Shape):
@@ -120,7 +120,7 @@ class Rollout(Shape):
     """A rollout in which the challenger was not shown to be no worse by then ends as inconclusive: the champion stays."""
     min_labelled_rows: Annotated[Whole, Field(ge=0)] = 50
     """Labelled answers of challenger and champion each before a step ends, the shadow step too; 0 asks for no labels at all."""
-    metrics: Annotated[tuple[RolloutMetric, ...], Field(max_length=20)] = ()
+    metrics: Annotated[tuple[MetricRule, ...], Field(max_length=20)] = ()
     """Metrics of the challenger that must hold: a bad one takes it back, an unknown one gives it no more traffic."""
     holdback: TrafficShare = 2.0
     """Traffic that stays with the champion at `100%`, and through the bake, to compare with; `0%` is none."""

@@ -73,6 +73,7 @@ class PrometheusSource:
         """See MetricSource.ask."""
         from prometheus_api_client.exceptions import PrometheusApiClientException
         from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
 
         client = self._connected()
         limit_s = self._access.timeout_s
@@ -80,7 +81,7 @@ class PrometheusSource:
             samples: Iterable[Sample] = client.custom_query(
                 question.promql, params={"time": f"{question.at:.3f}", "timeout": f"{limit_s:g}s"}, timeout=limit_s
             )
-        except RequestException as error:
+        except (RequestException, HTTPError) as error:
             raise MetricsError(self._away(error)) from None  # its words may hold the URL's secrets
         except (PrometheusApiClientException, KeyError, TypeError, ValueError) as error:
             raise MetricsError(f"Prometheus gave no answer that can be read ({type(error).__name__})") from None
@@ -102,12 +103,13 @@ class PrometheusSource:
 
     def _away(self, error: Exception) -> str:
         where = place(self._access.url)
-        name = type(error).__name__
+        cause = getattr(error.args[0] if error.args else None, "reason", None)  # of a request that was not tried again
+        name = type(cause or error).__name__
         if "Timeout" in name:
             return f"Prometheus at {where} did not answer within {self._access.timeout_s:g} s (prometheus_timeout_s)"
         if name == "SSLError":
             return f"the certificate of Prometheus at {where} is not trusted: give prometheus_ca_file"
-        return f"Prometheus at {where} is not reached ({name}): is it up, and is prometheus_url right?"
+        return f"Prometheus at {where} is not reached ({type(error).__name__}): is it up, and is prometheus_url right?"
 
 
 def place(url: str) -> str:

@@ -97,3 +97,63 @@ def test_a_secret_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not any("hunter2" in line for line in _refused(_file(tmp_path, "database: [hunter2]\n")))
     monkeypatch.setenv("RATCHET_DATABASE", "x")
     assert read_settings(_file(tmp_path, "database: [hunter2]\n")).database == "x"
+
+
+METRICS = """\
+prometheus_url: http://prometheus:9090/
+metrics:
+  click_rate:
+    good: sum by (app, release) (increase(clicks_total[10m]))
+    total: sum by (app, release) (increase(shown_total[10m]))
+    labels: {model: app, version: release}
+"""
+
+
+def test_named_metrics_stand_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping; as a variable it is JSON, which goes before the file's."""
+    file = _file(tmp_path, METRICS)
+    found = read_settings(file)
+    assert found.prometheus_url == "http://prometheus:9090"
+    assert found.metrics is not None
+    assert found.metrics["click_rate"].labels.model == "app"
+    monkeypatch.setenv("RATCHET_METRICS", '{"m": {"query": "up"}}')
+    assert list(read_settings(file).metrics or ()) == ["m"]
+    monkeypatch.setenv("RATCHET_METRICS", "{")
+    assert _refused(file) == ["RATCHET_METRICS: must be valid JSON, or stand in a settings file"]
+
+
+def test_mistakes_in_named_metrics_have_their_place(tmp_path: Path) -> None:
+    """A misspelt key with what was meant, also deep down; a rule with the metric that breaks it."""
+    file = _file(
+        tmp_path,
+        "metrics:\n  a: {queri: up}\n  b: {query: up, events: up}\n  c: {query: up, labels: {modell: x}}\n"
+        "  d: {events: up}\n  e f: {query: up}\n",
+    )
+    said = _refused(file)
+    assert said[:5] == [
+        "ratchet.yaml:2: metrics.a.queri: unknown key 'queri'; did you mean 'query'?",
+        "ratchet.yaml:3: metrics.b: give exactly one of query, events, good, but got a mapping",
+        "ratchet.yaml:4: metrics.c.labels.modell: unknown key 'modell'; did you mean 'model'?",
+        "ratchet.yaml:5: metrics.d: events and good need total, but got a mapping",
+        "ratchet.yaml:6: metrics['e f']: must match pattern '^[a-zA-Z_][a-zA-Z0-9_]{0,63}$', but got 'e f'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", ["prometheus:9090", "ftp://x", "http://", "http://u:hunter2@x", "http://x?token=hunter2"]
+)
+def test_an_address_with_secrets_is_refused(tmp_path: Path, url: str) -> None:
+    """And not repeated."""
+    (line,) = _refused(_file(tmp_path, f"prometheus_url: {url}\n"))
+    assert line.startswith("ratchet.yaml:1: prometheus_url: must")
+    assert "hunter2" not in line
+
+
+def test_credentials_of_prometheus_go_together(tmp_path: Path) -> None:
+    """A user without a password is a mistake; so are two ways in."""
+    assert (
+        "prometheus_user and prometheus_password_file go together"
+        in _refused(_file(tmp_path, "prometheus_user: ann\n"))[0]
+    )
+    both = "prometheus_user: ann\nprometheus_password_file: p\nprometheus_token_file: t\n"
+    assert "not both" in _refused(_file(tmp_path, both))[0]

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from policies.schema import TriggerNode
-from policies.signals import Signal
+from policies.schema import MetricTrigger, TriggerNode, trigger_leaves
+from policies.signals import Basis, Signal
 from policies.triggers import TriggerFacts, TriggerState, evaluate, kleene, needs
 
 NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
@@ -39,6 +39,13 @@ leaves = st.one_of(
         st.sampled_from(["0s", "2h"]),
     ),
     st.builds(lambda share, n: {"drift": {"share": share, "for": n}}, st.sampled_from([0.3, 0.6]), st.integers(1, 3)),
+    st.sampled_from(
+        [
+            {"metric": {"name": "error_rate", "above": 0.5, "min_count": 2}},
+            {"metric": {"name": "error_rate", "above": 0.3, "for": "2h", "min_count": 0}},
+            {"metric": {"query": "up", "below": 0.5, "min_count": 0}},
+        ]
+    ),
     st.just({"drift": {"threshold": 0.2, "only_if": {"estimated_performance": {"drop": 0.1, "metric": "recall"}}}}),
     st.sampled_from([{"schedule": "0 4 * * 1"}, {"schedule": "*/5 * * * *"}, {"staleness": "30d"}, {"manual": None}]),
     st.sampled_from([{"volume": {"labelled_rows": 500}}, {"volume": {"growth": 1.5}}]),
@@ -61,15 +68,18 @@ def looks(draw: st.DrawFn, tree: Any) -> TriggerFacts:
     now = draw(moments)
     ages = st.timedeltas(timedelta(days=-2), timedelta(days=2))
     signals: dict[str, Signal] = {}
-    for query in needs(tree):
+    metrics = [leaf.metric.key for leaf in trigger_leaves(tree) if isinstance(leaf, MetricTrigger)]
+    for key in [*(query.key for query in needs(tree)), *dict.fromkeys(metrics)]:
         value = draw(st.one_of(st.none(), st.floats(), st.floats(0, 1)))
         if value is not None:
             at = now - draw(ages)
-            signals[query.key] = Signal(
+            signals[key] = Signal(
                 value=value, observed_at=at, rows=draw(st.integers(0, 5)), window_end=draw(st.sampled_from([at, None])),
                 stderr=draw(st.one_of(st.none(), st.just(0.0), st.floats(0), st.just(float("nan")))),
                 earlier=draw(st.one_of(st.none(), st.floats(), st.floats(0, 1))), earlier_rows=draw(st.integers(0, 9)),
                 changed_at=draw(st.one_of(st.none(), moments)),
+                basis=draw(st.sampled_from(Basis)) if key in metrics else None,
+                good_until=draw(st.one_of(st.none(), moments)) if key in metrics else None,
             )  # fmt: skip
     return TriggerFacts(
         now=now,
