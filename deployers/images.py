@@ -42,7 +42,8 @@ from deployers.placement import UNPACK_LOCK, fill_from_blob, link_model
 from pipelines.jobs.files import write_bytes_atomic
 
 __all__ = [
-    "ImageCorrupt", "ImageEntry", "ImageError", "ImageNotFound", "ImageRef", "ImageRefused", "ImageStoreError", "OciLayout", "UnpackLimits",
+    "ImageCorrupt", "ImageEntry", "ImageError", "ImageNotFound", "ImageParts", "ImageRef", "ImageRefused", "ImageStoreError", "OciLayout",
+    "UnpackLimits",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -63,6 +64,18 @@ class ImageRef:
     """Base layers first, then requirements if there are any, then app, then model unless it is placed elsewhere."""
     model: Placed | None = None
     """None for an image that was not built by Ratchet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageParts:
+    """The blobs that an image consists of. The manifest fixes the others."""
+
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    """Lowest first."""
+    annotations: Mapping[str, str]
+    """The manifest's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,6 +280,14 @@ class OciLayout:
     def annotations(self, digest: str) -> dict[str, str]:
         """The image's lineage, from its manifest. Raises ImageNotFound, ImageCorrupt."""
         return dict(self._manifest(self._find(digest)).get("annotations") or {})
+
+    def parts(self, digest: str) -> ImageParts:
+        """What the image consists of; of the blobs only the manifest is read. Raises ImageNotFound, ImageCorrupt, ImageStoreError."""
+        entry = self._find(digest)
+        manifest = self._manifest(entry)
+        config, layers = self._parts(entry, manifest)
+        notes = {str(k): str(v) for k, v in (manifest.get("annotations") or {}).items()}
+        return ImageParts(manifest=entry, config=config, layers=layers, annotations=notes)
 
     def unpack(
         self, digest: str, dest_root: Path, limits: UnpackLimits | None = None, sources: Sequence[str] = ()

@@ -31,7 +31,7 @@ class ProcessHost:
         problem = image_problem(self.home, digest)
         return Obstacle(reason=problem) if problem else None
 
-    def runner(self, folder: Path, spec: ReplicaSpec) -> ProcessRunner:
+    def runner(self, folder: Path, spec: ReplicaSpec, epoch: int) -> ProcessRunner:
         slot = Slot(folder)
         log = self.home / "serving" / f"{spec.model}-{folder.name}.log"
 

@@ -250,9 +250,18 @@ def last_words(log: Path, begin: int, *, bytes_max: int = 8192, length_max: int 
         with log.open("rb") as file:
             size = log.stat().st_size
             file.seek(max(begin if begin <= size else 0, size - bytes_max))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    spoken = [line for line in lines if line]
+    return last_line(lines, length_max=length_max)
+
+
+def last_line(lines: Sequence[str], *, length_max: int = 400) -> str:
+    """The last line of level ERROR, else the last that says anything, else nothing.
+
+    >>> last_line(["10:00 ERROR model.refused", "bye", " "])
+    '10:00 ERROR model.refused'
+    """
+    spoken = [line.strip() for line in lines if line.strip()]
     errors = [line for line in spoken if _ERROR.search(line)]
     return next(reversed(errors or spoken), "")[-length_max:]

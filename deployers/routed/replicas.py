@@ -58,8 +58,8 @@ class Host(Protocol):
     def obstacle(self, digest: str) -> Obstacle | None:
         """Why the image cannot be started from, as known without asking anybody."""
 
-    def runner(self, folder: Path, spec: ReplicaSpec) -> Runner:
-        """What runs, or should, in the slot with this folder."""
+    def runner(self, folder: Path, spec: ReplicaSpec, epoch: int) -> Runner:
+        """What runs, or should, in the slot with this folder. `epoch`: of the controller that would start it."""
 
     def name(self, folder: Path, spec: ReplicaSpec) -> str:
         """By which a person finds what runs in the slot, such as a container's; empty where it has none."""
@@ -99,8 +99,8 @@ class Replica:
 class ReplicaFolder:
     """All replicas of one model: `<home>/run/replicas/<model>/v<N>-<k>/`."""
 
-    def __init__(self, home: Path, model: str, hosts: Mapping[str, Host], limits: Limits) -> None:
-        self._home = home
+    def __init__(self, home: Path, model: str, hosts: Mapping[str, Host], limits: Limits, epoch: int) -> None:
+        self._epoch = epoch
         self._model = model
         self._hosts = hosts
         self._limits = limits
@@ -154,5 +154,5 @@ class ReplicaFolder:
         def probe(port: int) -> bool:
             return is_ok(HOST, port, "/v2/health/ready", timeout_s=self._limits.probe_timeout_s)
 
-        process = Supervised(host.runner(folder, spec), probe, self._limits)
+        process = Supervised(host.runner(folder, spec, self._epoch), probe, self._limits)
         return Replica(spec, index, process, host.name(folder, spec))

@@ -161,7 +161,7 @@ class RoutedTarget:
         router, trouble = self._look_after_router()
         if self._host_of(plan) not in self._hosts:
             raise TargetError(f"{plan.model}: deploy.target is {plan.target}, which this daemon does not serve on")
-        folder = self._replicas(plan.model)
+        folder = self._replicas(plan.model, plan.epoch)
         folder.sweep()
         known = folder.known()
         wanted = self._keep_wanted(plan, folder, known)
@@ -335,8 +335,9 @@ class RoutedTarget:
             host=self._host_of(plan), memory_mb=plan.memory_mb, cpus=plan.cpus,
         )  # fmt: skip
 
-    def _replicas(self, model: str) -> ReplicaFolder:
-        return ReplicaFolder(self._home, model, self._hosts, self._limits)
+    def _replicas(self, model: str, epoch: int = 0) -> ReplicaFolder:
+        """`epoch`: of the controller on whose word some may be started."""
+        return ReplicaFolder(self._home, model, self._hosts, self._limits, epoch)
 
     def _record(self, model: str) -> Path:
         return self._home / "run" / "target" / f"{model}.json"

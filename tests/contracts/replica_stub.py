@@ -1,7 +1,7 @@
 """A replica that obeys the command line and routes of `serving.runtime` without any model; quick to start.
 
-Its behaviour is read, each time that it matters, from
-`behaviour.json` in the model folder: `mode` (ready, unready, broken), `message`, `delay_s`, `status`.
+Its behaviour is read, each time that it matters, from `behaviour.json` in the model folder, or where that cannot be changed any more, from
+`behaviour/NAME.json` in the log folder: `name`, `mode` (ready, unready, broken, hungry), `message`, `delay_s`, `status`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ in_flight: set[int] = set()
 
 def behaviour() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(options.model_dir, "behaviour.json").read_text())
+    changed = Path(options.log_dir, "behaviour", f"{found.get('name')}.json")
+    if changed.exists():
+        found = json.loads(changed.read_text())
     return found
 
 
@@ -71,6 +74,9 @@ def finish(*_arguments: object) -> None:
 
 if behaviour().get("mode") == "broken":
     sys.exit(behaviour()["message"])
+if behaviour().get("mode") == "hungry":
+    print("eating memory", flush=True)
+    eaten = [os.urandom(1 << 20) for _ in range(4096)]
 signal.signal(signal.SIGTERM, finish)
 server = ThreadingHTTPServer((options.host, int(options.port)), Handler)
 whole = Path(options.announce + ".part")

@@ -1,4 +1,4 @@
-"""The two targets of the contract suite, each with a way to make images that start well, never get ready, or break."""
+"""The targets of the contract suite, each with a way to make images that start well, never get ready, or break."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 from deployers.local import LocalTarget
 from deployers.routed.supervised import Limits
+from deployers.routed.target import RoutedTarget
 from deployers.target import FakeTarget, StalePlanError, Target, TargetError, TargetStatus, TrafficPlan
 from pipelines.jobs.files import write_json_atomic
 
@@ -75,17 +77,92 @@ class FakeRig:
         """A fake has nothing outside itself."""
 
 
-@dataclass
-class LocalRig:
+class RealRig:
+    """A rig with replicas and a router that really run. Made anew, by `again`, it finds what runs."""
+
     home: Path
     port: int
-    target: LocalTarget = field(init=False)
+    target: RoutedTarget
+
+    def again(self) -> RealRig:
+        """Another rig for the same home, as for another daemon."""
+        raise NotImplementedError
+
+    def arguments(self) -> list[str]:
+        """Of which another process makes such a rig."""
+        return [str(self.home), str(self.port)]
+
+    def image(self, name: str, **behaviour: Any) -> str:
+        raise NotImplementedError
+
+    def heal(self, name: str) -> None:
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+    def replica(self, slot: str) -> int:
+        """Pid of the replica in slot `v<N>-<k>`; 0 if there is none."""
+        raise NotImplementedError
+
+    def replicas(self) -> int:
+        """How many processes or containers of this home run as replicas."""
+        raise NotImplementedError
+
+    def routers(self) -> int:
+        """How many routers of this home run."""
+        return len(_processes(self.home, b"\0serving.router\0"))
+
+    def process(self, slot: str) -> int:
+        """Pid of the replica in slot `v<N>-<k>`, or of the `router`."""
+        return announced_pid(self.home / "run" / "router") if slot == "router" else self.replica(slot)
+
+    def predict(self, timeout_s: float = 10.0, **headers: str) -> tuple[int, Mapping[str, str], Any]:
+        """One prediction over the router: status, headers, JSON."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/models/flights:predict",
+            data=b'{"instances": [{"x": 1}]}',
+            headers={"Content-Type": "application/json", **{n.replace("_", "-"): v for n, v in headers.items()}},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return answer.status, dict(answer.headers), json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), json.load(error)
+
+
+def announced_pid(folder: Path) -> int:
+    """0 if nobody has announced anything."""
+    with suppress(FileNotFoundError):
+        return int(json.loads((folder / "announce.json").read_text())["pid"])
+    return 0
+
+
+def _processes(home: Path, word: bytes) -> list[Path]:
+    """Those that name this home and have this word on their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(home).encode() in (content := path.read_bytes()) and word in content:
+                found.append(path)
+    return found
+
+
+@dataclass
+class LocalRig(RealRig):
+    home: Path
+    port: int
+    target: RoutedTarget = field(init=False)
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         self.target = LocalTarget(self.home, port=self.port, limits=LIMITS)
+
+    def again(self) -> LocalRig:
+        return LocalRig(self.home, self.port)
 
     def _root(self, digest: str) -> Path:
         return self.home / "unpacked" / digest.removeprefix("sha256:")
@@ -106,27 +183,11 @@ class LocalRig:
     def _behave(self, digest: str, behaviour: Mapping[str, Any]) -> None:
         write_json_atomic(self._root(digest) / "model" / "behaviour.json", dict(behaviour))
 
-    # ------------------------------------------------------------ local only
-    def process(self, slot: str) -> int:
-        """Pid of the replica in slot `v<N>-<k>`, or of the `router`."""
-        folder = self.home / "run" / ("router" if slot == "router" else f"replicas/flights/{slot}")
-        pid = json.loads((folder / "announce.json").read_text())["pid"]
-        assert isinstance(pid, int)
-        return pid
+    def replica(self, slot: str) -> int:
+        return announced_pid(self.home / "run" / "replicas" / "flights" / slot)
 
-    def predict(self, timeout_s: float = 10.0, **headers: str) -> tuple[int, Mapping[str, str], Any]:
-        """One prediction over the router: status, headers, JSON."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/models/flights:predict",
-            data=b'{"instances": [{"x": 1}]}',
-            headers={"Content-Type": "application/json", **{n.replace("_", "-"): v for n, v in headers.items()}},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                return answer.status, dict(answer.headers), json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers), json.load(error)
+    def replicas(self) -> int:
+        return len(_processes(self.home, b"\0serving.runtime\0"))
 
 
 def settle(
@@ -155,7 +216,7 @@ def settle(
 class Hammer:
     """A client that sends predictions all the time from a thread, and keeps what failed."""
 
-    def __init__(self, rig: LocalRig) -> None:
+    def __init__(self, rig: RealRig) -> None:
         self._rig = rig
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)

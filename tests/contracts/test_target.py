@@ -10,30 +10,39 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from os import kill
-from pathlib import Path
 
 import pytest
-from target_rigs import LIMITS, FakeRig, Hammer, LocalRig, Rig, digest_of, free_port, is_alive, plan, settle, wait_until
+from target_rigs import (
+    LIMITS,
+    FakeRig,
+    Hammer,
+    LocalRig,
+    RealRig,
+    Rig,
+    digest_of,
+    free_port,
+    is_alive,
+    plan,
+    settle,
+    wait_until,
+)
 
 from deployers.target import ReplicaState, StalePlanError, TargetError, TrafficPlan
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalRig]:
-    rig = LocalRig(tmp_path / "home", free_port())
-    try:
-        yield rig
-    finally:
-        rig.target.stop_all()
+@pytest.fixture(params=["local", "docker"])
+def real(request: pytest.FixtureRequest) -> RealRig:
+    """Each target whose replicas really run."""
+    found: RealRig = request.getfixturevalue(request.param)
+    return found
 
 
-@pytest.fixture(params=["fake", "local"])
+@pytest.fixture(params=["fake", "local", "docker"])
 def rig(request: pytest.FixtureRequest) -> Rig:
     if request.param == "fake":
         return FakeRig()
-    found: LocalRig = request.getfixturevalue("local")
+    found: RealRig = request.getfixturevalue(request.param)
     return found
 
 
@@ -164,7 +173,7 @@ def test_restarted_daemon_finds_everything_as_it_was(rig: Rig) -> None:
     assert rig.target.observe("flights") == before
 
 
-# ---------------------------------------------------------------- the local one
+# ---------------------------------------------------------------- the real ones
 def test_missing_image_fails_naming_the_digest(local: LocalRig) -> None:
     """A version whose image is not unpacked is failed, with the digest and the folder, and recovers when it appears."""
     wanted = plan(1, {1: 100}, {1: digest_of("first")})
@@ -175,272 +184,263 @@ def test_missing_image_fails_naming_the_digest(local: LocalRig) -> None:
     settle(local, wanted)
 
 
-def test_no_request_fails_while_versions_change_and_replicas_die(local: LocalRig) -> None:
+def test_no_request_fails_while_versions_change_and_replicas_die(real: RealRig) -> None:
     """From canary to promotion, retirement and rollback, with replicas killed in between, a client sees only answers."""
-    images = {n: local.image(f"image {n}") for n in (1, 2, 3)}
+    images = {n: real.image(f"image {n}") for n in (1, 2, 3)}
     one_two = {1: images[1], 2: images[2]}
-    settle(local, plan(1, {1: 100}, {1: images[1]}, replicas=2))
-    with Hammer(local) as hammer:
+    settle(real, plan(1, {1: 100}, {1: images[1]}, replicas=2))
+    with Hammer(real) as hammer:
         hammer.wait_for(20)
-        settle(local, plan(2, {1: 100}, one_two, shadow=2, replicas=2))
+        settle(real, plan(2, {1: 100}, one_two, shadow=2, replicas=2))
         hammer.wait_for(20)
-        settle(local, plan(3, {1: 50, 2: 50}, one_two, replicas=2))
+        settle(real, plan(3, {1: 50, 2: 50}, one_two, replicas=2))
         hammer.wait_for(20)
-        kill(local.process("v1-0"), signal.SIGKILL)
-        kill(local.process("v2-1"), signal.SIGKILL)
+        kill(real.process("v1-0"), signal.SIGKILL)
+        kill(real.process("v2-1"), signal.SIGKILL)
         hammer.wait_for(20)
-        settle(local, plan(4, {2: 100}, one_two, replicas=2))
-        local.restart()
-        settle(local, plan(5, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="retired")
+        settle(real, plan(4, {2: 100}, one_two, replicas=2))
+        real.restart()
+        settle(real, plan(5, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="retired")
         hammer.wait_for(20)
-        settle(local, plan(6, {2: 75, 3: 25}, {2: images[2], 3: images[3]}, replicas=2))
+        settle(real, plan(6, {2: 75, 3: 25}, {2: images[2], 3: images[3]}, replicas=2))
         hammer.wait_for(20)
-        local.target.apply(plan(7, {2: 100}, {2: images[2]}, replicas=2))
-        settle(local, plan(7, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="gone")
+        real.target.apply(plan(7, {2: 100}, {2: images[2]}, replicas=2))
+        settle(real, plan(7, {2: 100}, {2: images[2]}, replicas=2), lambda s: set(s.replicas) == {2}, what="gone")
         hammer.wait_for(20)
     assert hammer.failures == []
     assert set(hammer.versions) == {"1", "2", "3"}
     assert hammer.versions[-1] == "2"
 
 
-def test_killed_replica_comes_back(local: LocalRig) -> None:
+def test_killed_replica_comes_back(real: RealRig) -> None:
     """A replica that was killed is started again and gets requests again."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")})
-    settle(local, wanted)
-    pid = local.process("v1-0")
+    wanted = plan(1, {1: 100}, {1: real.image("first")})
+    settle(real, wanted)
+    pid = real.process("v1-0")
     kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the kill")
-    status = local.target.observe("flights")
+    wait_until(lambda: _state(real, 1) is ReplicaState.STARTING, "the death seen")
+    settle(real, wanted, lambda s: s.replicas[1].state is ReplicaState.READY, what="ready again")
+    assert real.process("v1-0") != pid
+    assert real.predict()[0] == 200
+
+
+def _state(real: RealRig, version: int) -> ReplicaState:
+    status = real.target.observe("flights")
     assert status is not None
-    assert status.replicas[1].state is ReplicaState.STARTING
-    settle(local, wanted, lambda s: s.replicas[1].state is ReplicaState.READY, what="ready again")
-    assert local.process("v1-0") != pid
-    assert local.predict()[2]["pid"] == local.process("v1-0")
+    return status.replicas[version].state
 
 
-def test_killed_router_comes_back_with_the_same_table(local: LocalRig) -> None:
+def test_killed_router_comes_back_with_the_same_table(real: RealRig) -> None:
     """While the router is dead nothing is in force; then it listens on the same port with the same traffic."""
-    images = {1: local.image("first"), 2: local.image("second")}
+    images = {1: real.image("first"), 2: real.image("second")}
     wanted = plan(1, {1: 95, 2: 5}, images)
-    before = settle(local, wanted)
-    pid = local.process("router")
+    before = settle(real, wanted)
+    pid = real.process("router")
     kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the kill")
-    status = local.target.observe("flights")
+    status = real.target.observe("flights")
     assert status is not None
     assert (status.generation, status.weights) == (0, {})
-    after = settle(local, wanted)
+    after = settle(real, wanted)
     assert (after.weights, after.address) == (before.weights, before.address)
-    assert local.process("router") != pid
-    assert local.predict()[0] == 200
+    assert real.process("router") != pid
+    assert real.predict()[0] == 200
 
 
-def test_damaged_files_are_set_aside_and_nothing_restarts(local: LocalRig) -> None:
+def test_damaged_files_are_set_aside_and_nothing_restarts(real: RealRig) -> None:
     """With its own record and the router's table damaged, the target finds the replicas and the traffic of the plan again."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")})
-    settle(local, wanted)
-    replica, router = local.process("v1-0"), local.process("router")
-    (local.home / "run" / "target" / "flights.json").write_text('{"format": 1, "plan": {')
-    (local.home / "run" / "router.json").write_text("not JSON")
+    wanted = plan(1, {1: 100}, {1: real.image("first")})
+    settle(real, wanted)
+    replica, router = real.process("v1-0"), real.process("router")
+    (real.home / "run" / "target" / "flights.json").write_text('{"format": 1, "plan": {')
+    (real.home / "run" / "router.json").write_text("not JSON")
     kill(router, signal.SIGKILL)
-    local.restart()
-    settle(local, wanted)
-    assert local.process("v1-0") == replica
-    assert len(list(local.home.rglob("*.corrupt-*"))) == 2
-    assert local.predict()[0] == 200
+    real.restart()
+    settle(real, wanted)
+    assert real.process("v1-0") == replica
+    assert len(list(real.home.rglob("*.corrupt-*"))) == 2
+    assert real.predict()[0] == 200
 
 
-def test_new_daemon_adopts_what_runs(local: LocalRig) -> None:
+def test_new_daemon_adopts_what_runs(real: RealRig) -> None:
     """After a restart of the daemon the same processes go on."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")}, replicas=2)
-    settle(local, wanted)
-    before = [local.process(slot) for slot in ("router", "v1-0", "v1-1")]
-    local.restart()
+    wanted = plan(1, {1: 100}, {1: real.image("first")}, replicas=2)
+    settle(real, wanted)
+    before = [real.process(slot) for slot in ("router", "v1-0", "v1-1")]
+    real.restart()
     for _ in range(3):
-        settle(local, plan(1, {1: 100}, wanted.digests, replicas=2, epoch=2))
-    assert [local.process(slot) for slot in ("router", "v1-0", "v1-1")] == before
+        settle(real, plan(1, {1: 100}, wanted.digests, replicas=2, epoch=2))
+    assert [real.process(slot) for slot in ("router", "v1-0", "v1-1")] == before
     assert all(map(is_alive, before))
 
 
-def test_two_daemons_at_once_start_nothing_twice(local: LocalRig) -> None:
+def test_two_daemons_at_once_start_nothing_twice(real: RealRig) -> None:
     """Two target objects that apply the same plan at the same time end with one process a slot."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")}, replicas=2)
-    other = LocalRig(local.home, local.port)
-    threads = [threading.Thread(target=settle, args=(rig, wanted)) for rig in (local, other)]
+    wanted = plan(1, {1: 100}, {1: real.image("first")}, replicas=2)
+    threads = [threading.Thread(target=settle, args=(rig, wanted)) for rig in (real, real.again())]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(_processes(local)) == 3
+    assert (real.replicas(), real.routers()) == (2, 1)
 
 
-def _processes(local: LocalRig) -> list[Path]:
-    """Replicas and routers of this home that live."""
-    return [
-        path for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(local.home).encode() in (content := _read(path)) and b"\0serving." in content
-    ]  # fmt: skip
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def test_requests_in_flight_finish_before_their_replica_ends(local: LocalRig) -> None:
+def test_requests_in_flight_finish_before_their_replica_ends(real: RealRig) -> None:
     """A slow answer of a version that is being retired still arrives, and only then the replica ends."""
-    slow, quick = local.image("slow", delay_s=1.0), local.image("quick")
-    settle(local, plan(1, {1: 100}, {1: slow}))
-    pid = local.process("v1-0")
-    settle(local, plan(2, {1: 100}, {1: slow, 2: quick}, shadow=2))
+    slow, quick = real.image("slow", delay_s=1.0), real.image("quick")
+    settle(real, plan(1, {1: 100}, {1: slow}))
+    pid = real.process("v1-0")
+    settle(real, plan(2, {1: 100}, {1: slow, 2: quick}, shadow=2))
     answers: list[tuple[int, int]] = []
 
     def ask() -> None:
-        status, _, body = local.predict()
+        status, _, body = real.predict()
         answers.append((status, body["version"]))
 
     client = threading.Thread(target=ask)
     client.start()
-    wait_until(lambda: _in_flight(local) == 1, "the request in flight")
-    settle(local, plan(3, {2: 100}, {2: quick}))
+    wait_until(lambda: _in_flight(real) == 1, "the request in flight")
+    settle(real, plan(3, {2: 100}, {2: quick}))
     assert is_alive(pid)
-    settle(local, plan(3, {2: 100}, {2: quick}), lambda s: set(s.replicas) == {2}, what="retired")
+    settle(real, plan(3, {2: 100}, {2: quick}), lambda s: set(s.replicas) == {2}, what="retired")
     client.join()
     assert answers == [(200, 1)]
     assert not is_alive(pid)
 
 
-def _in_flight(local: LocalRig) -> int:
-    table = local.target._router.get("flights")
+def _in_flight(real: RealRig) -> int:
+    table = real.target._router.get("flights")
     assert table is not None
     return sum(table["in_flight"].values())
 
 
-def test_shadow_gets_copies_and_clients_never_see_it(local: LocalRig) -> None:
+def test_shadow_gets_copies_and_clients_never_see_it(real: RealRig) -> None:
     """A shadow that always fails is counted, and every client is answered by the champion."""
-    images = {1: local.image("first"), 2: local.image("second", status=500)}
+    images = {1: real.image("first"), 2: real.image("second", status=500)}
     wanted = plan(1, {1: 100}, images, shadow=2)
-    settle(local, wanted)
-    answers = [local.predict() for _ in range(10)]
+    settle(real, wanted)
+    answers = [real.predict() for _ in range(10)]
     assert {(status, headers["x-ratchet-version"]) for status, headers, _ in answers} == {(200, "1")}
-    status = settle(local, wanted, lambda s: s.replicas[2].shadow_errors == 10, what="mirrored")
+    status = settle(real, wanted, lambda s: s.replicas[2].shadow_errors == 10, what="mirrored")
     assert (status.replicas[2].shadow_requests, status.replicas[2].requests) == (10, 0)
     assert (status.replicas[1].requests, status.replicas[1].errors) == (10, 0)
 
 
-def test_failing_challenger_is_counted_and_the_champion_answers(local: LocalRig) -> None:
+def test_failing_challenger_is_counted_and_the_champion_answers(real: RealRig) -> None:
     """Requests that a challenger answers with 5xx reach the client from the champion, and are on its record."""
-    images = {1: local.image("first"), 2: local.image("second", status=500)}
-    settle(local, plan(1, {1: 50, 2: 50}, images))
-    answers = [local.predict(x_ratchet_key=str(i)) for i in range(40)]
+    images = {1: real.image("first"), 2: real.image("second", status=500)}
+    settle(real, plan(1, {1: 50, 2: 50}, images))
+    answers = [real.predict(x_ratchet_key=str(i)) for i in range(40)]
     assert {(status, headers["x-ratchet-version"]) for status, headers, _ in answers} == {(200, "1")}
-    status = local.target.observe("flights")
+    status = real.target.observe("flights")
     assert status is not None
     assert status.replicas[2].errors == status.replicas[2].requests > 5
     assert status.replicas[1].errors == 0
 
 
-def test_fewer_replicas_and_more_workers_change_without_a_failed_request(local: LocalRig) -> None:
+def test_fewer_replicas_and_more_workers_change_without_a_failed_request(real: RealRig) -> None:
     """Replicas that a plan no longer wants end only after those that it wants are ready."""
-    digests = {1: local.image("first")}
-    settle(local, plan(1, {1: 100}, digests, replicas=2))
-    before = {local.process(slot) for slot in ("v1-0", "v1-1")}
-    with Hammer(local) as hammer:
+    digests = {1: real.image("first")}
+    settle(real, plan(1, {1: 100}, digests, replicas=2))
+    before = {real.process(slot) for slot in ("v1-0", "v1-1")}
+    with Hammer(real) as hammer:
         hammer.wait_for(5)
-        settle(local, plan(2, {1: 100}, digests, workers=2), lambda s: not any(map(is_alive, before)), what="replaced")
+        settle(real, plan(2, {1: 100}, digests, workers=2), lambda s: not any(map(is_alive, before)), what="replaced")
         hammer.wait_for(5)
     assert hammer.failures == []
 
 
-def test_baseline_answers_are_counted_apart_and_its_end_fails_no_request(local: LocalRig) -> None:
+def test_baseline_answers_are_counted_apart_and_its_end_fails_no_request(real: RealRig) -> None:
     """Fresh replicas of the champion answer for it, and where one dies the others do; with the canary they are gone."""
-    images = {1: local.image("first"), 2: local.image("second")}
-    settle(local, plan(1, {1: 100}, {1: images[1]}))
-    with Hammer(local) as hammer:
+    images = {1: real.image("first"), 2: real.image("second")}
+    settle(real, plan(1, {1: 100}, {1: images[1]}))
+    with Hammer(real) as hammer:
         canary = plan(2, {1: 60, 2: 40}, images, baseline=1, baseline_weight=40.0)
-        settle(local, canary, lambda s: s.baseline is not None and s.baseline.requests > 0, what="baseline asked")
+        settle(real, canary, lambda s: s.baseline is not None and s.baseline.requests > 0, what="baseline asked")
         hammer.wait_for(60)
-        status = local.target.observe("flights")
+        status = real.target.observe("flights")
         assert status is not None
         assert status.baseline is not None
         assert status.baseline.latency_ms_p95 is not None
         assert status.replicas[1].requests > 0
-        kill(local.process("v1-1"), signal.SIGKILL)
+        killed = real.process("v1-1")
+        kill(killed, signal.SIGKILL)
         hammer.wait_for(20)
-        settle(local, canary)
-        fresh = local.process("v1-1")
-        after = settle(local, plan(3, {2: 100}, images), lambda _: not is_alive(fresh), what="baseline ended")
+        settle(real, canary, lambda s: real.process("v1-1") not in (0, killed) and s.generation == 2, what="back")
+        fresh = real.process("v1-1")
+        after = settle(real, plan(3, {2: 100}, images), lambda _: not is_alive(fresh), what="baseline ended")
         assert after.weights == {2: 100}
         hammer.wait_for(5)
     assert hammer.failures == []
     assert set(hammer.versions) == {"1", "2"}
 
 
-def test_stopping_everything_leaves_no_process(local: LocalRig) -> None:
+def test_stopping_everything_leaves_no_process(real: RealRig) -> None:
     """After stop_all nothing of ours runs, and the next apply starts everything again."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")})
-    settle(local, wanted)
-    pids = [local.process(slot) for slot in ("router", "v1-0")]
-    local.target.stop_all()
+    wanted = plan(1, {1: 100}, {1: real.image("first")})
+    settle(real, wanted)
+    pids = [real.process(slot) for slot in ("router", "v1-0")]
+    real.target.stop_all()
     assert not any(map(is_alive, pids))
-    settle(local, wanted, lambda s: s.generation == 1 and s.replicas[1].state is ReplicaState.READY, what="back")
-    assert local.predict()[0] == 200
+    settle(real, wanted, lambda s: s.generation == 1 and s.replicas[1].state is ReplicaState.READY, what="back")
+    assert real.predict()[0] == 200
 
 
-def test_replica_that_ignores_sigterm_is_killed(local: LocalRig) -> None:
+def test_replica_that_ignores_sigterm_is_killed(real: RealRig) -> None:
     """A stopped process that cannot react to SIGTERM does not hold up the end for longer than the grace."""
-    images = {1: local.image("first"), 2: local.image("second")}
-    settle(local, plan(1, {1: 100}, images))
-    pid = local.process("v2-0")
+    images = {1: real.image("first"), 2: real.image("second")}
+    settle(real, plan(1, {1: 100}, images))
+    pid = real.process("v2-0")
     kill(pid, signal.SIGSTOP)
     started = time.monotonic()
-    settle(local, plan(2, {1: 100}, {1: images[1]}), lambda s: set(s.replicas) == {1}, what="gone")
+    settle(real, plan(2, {1: 100}, {1: images[1]}), lambda s: set(s.replicas) == {1}, what="gone")
     assert not is_alive(pid)
     assert time.monotonic() - started > LIMITS.grace_s
 
 
-def test_port_in_use_is_named_and_replicas_wait_ready(local: LocalRig) -> None:
+def test_port_in_use_is_named_and_replicas_wait_ready(real: RealRig) -> None:
     """While a stranger holds the router's port, apply raises and names it; when it is free, everything is in force."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")})
-    with socket.create_server(("127.0.0.1", local.port)):
-        wait_until(lambda: f"127.0.0.1:{local.port}" in _trouble(local, wanted), "the port named")
-        status = local.target.observe("flights")
+    wanted = plan(1, {1: 100}, {1: real.image("first")})
+    with socket.create_server(("127.0.0.1", real.port)):
+        wait_until(lambda: f"127.0.0.1:{real.port}" in _trouble(real, wanted), "the port named")
+        status = real.target.observe("flights")
         assert status is not None
         assert (status.generation, status.weights) == (0, {})
-    settle(local, wanted)
+    settle(real, wanted)
 
 
-def _trouble(local: LocalRig, wanted: TrafficPlan) -> str:
+def _trouble(real: RealRig, wanted: TrafficPlan) -> str:
     try:
-        local.target.apply(wanted)
+        real.target.apply(wanted)
     except TargetError as error:
         return str(error)
     return ""
 
 
-def test_router_moves_when_the_port_is_set_anew(local: LocalRig) -> None:
+def test_router_moves_when_the_port_is_set_anew(real: RealRig) -> None:
     """A daemon that is configured with another port ends the old router and serves on the new one."""
-    wanted = plan(1, {1: 100}, {1: local.image("first")})
-    settle(local, wanted)
-    local.port = free_port()
-    local.restart()
-    settle(local, wanted, lambda s: s.generation == 1 and s.address.endswith(f":{_listening(local)}"), what="moved")
-    assert local.predict()[0] == 200
+    wanted = plan(1, {1: 100}, {1: real.image("first")})
+    settle(real, wanted)
+    real.port = free_port()
+    real.restart()
+    settle(real, wanted, lambda s: s.generation == 1 and s.address.endswith(f":{_listening(real)}"), what="moved")
+    assert real.predict()[0] == 200
 
 
-def _listening(local: LocalRig) -> object:
-    announced = local.home / "run" / "router" / "announce.json"
+def _listening(real: RealRig) -> object:
+    announced = real.home / "run" / "router" / "announce.json"
     return json.loads(announced.read_text())["port"] if announced.exists() else None
 
 
 DAEMON = """
 import json, pathlib, sys, time
 sys.path[:0] = json.loads(sys.argv[1])
+from docker_rig import DockerRig
 from target_rigs import LocalRig, plan, settle
-home, port, first, second = pathlib.Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-rig = LocalRig(home, port)
+first, second, home, port, *more = sys.argv[2:]
+kind = DockerRig if more else LocalRig
+rig = kind(pathlib.Path(home), int(port), *more[:1], *map(pathlib.Path, more[1:]))
 before = rig.target.observe("flights")
 generation = before.generation + 1 if before else 1
 while True:
@@ -452,28 +452,28 @@ while True:
 
 
 @pytest.mark.slow
-def test_daemon_killed_at_any_moment_loses_no_request_and_starts_nothing_twice(local: LocalRig) -> None:
+def test_daemon_killed_at_any_moment_loses_no_request_and_starts_nothing_twice(real: RealRig) -> None:
     """Daemons that roll out and back without pause are killed at random moments; the next goes on, and the client sees only answers."""
-    first, second = local.image("first"), local.image("second")
-    settle(local, plan(1, {1: 100}, {1: first}))
+    first, second = real.image("first"), real.image("second")
+    settle(real, plan(1, {1: 100}, {1: first}))
     seed = time.time_ns()
     moments = random.Random(seed)
-    arguments = [json.dumps(sys.path), str(local.home), str(local.port), first, second]
-    with Hammer(local) as hammer:
+    arguments = [json.dumps(sys.path), first, second, *real.arguments()]
+    with Hammer(real) as hammer:
         for _ in range(10):
             with subprocess.Popen([sys.executable, "-c", DAEMON, *arguments]) as daemon:
                 hammer.wait_for(10)
                 time.sleep(moments.uniform(0.2, 0.8))
                 daemon.kill()
         wanted = plan(10**6, {2: 100}, {2: second}, epoch=int(time.time() * 1e6))
-        settle(local, wanted, lambda s: s.generation == 10**6 and set(s.replicas) == {2}, what="settled")
+        settle(real, wanted, lambda s: s.generation == 10**6 and set(s.replicas) == {2}, what="settled")
         hammer.wait_for(10)
     assert hammer.failures == [], f"seed {seed}"
-    assert len(_processes(local)) == 2, f"seed {seed}"
+    assert (real.replicas(), real.routers()) == (1, 1), f"seed {seed}"
 
 
-def test_address_and_own_port_are_known(local: LocalRig) -> None:
+def test_address_and_own_port_are_known(real: RealRig) -> None:
     """The address in the status is the router's, and replicas hear the clock file by its absolute path."""
-    status = settle(local, plan(1, {1: 100}, {1: local.image("first")}))
-    assert status.address == f"http://127.0.0.1:{local.port}"
-    assert json.loads((local.home / "run" / "router" / "announce.json").read_text())["port"] == local.port
+    status = settle(real, plan(1, {1: 100}, {1: real.image("first")}))
+    assert status.address == f"http://127.0.0.1:{real.port}"
+    assert json.loads((real.home / "run" / "router" / "announce.json").read_text())["port"] == real.port

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from os import kill
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from target_rigs import LIMITS, Hammer, LocalRig, free_port, plan, settle, wait_until
+from target_rigs import LIMITS, Hammer, LocalRig, plan, settle, wait_until
 
 from deployers import package
 from deployers.local import LocalTarget
@@ -50,15 +49,6 @@ def real_image(home: Path, folder: Path, number: int, score: float) -> str:
     }
     packaged = package.run(inputs, JobContext(job_id="p", workdir=folder, report_path=folder / "report.json"))
     return str(packaged["digest"])
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalRig]:
-    rig = LocalRig(tmp_path / "home", free_port())
-    try:
-        yield rig
-    finally:
-        rig.target.stop_all()
 
 
 def logged(home: Path) -> list[tuple[str, str, int]]:
