@@ -21,7 +21,7 @@ from controller.replaying import Replayed, UnknownEvent, compare
 from controller.state import Cycle, Event, ModelState
 from controller.store.port import Commit, ConflictError, FencedError, Store
 from controller.telemetry.metrics import count_events
-from deployers.target import Target, TargetError, TargetStatus
+from deployers.target import MetricsPage, Target, TargetError, TargetStatus
 from policies.problems import Problem, shown
 from policies.reading import Loaded, parse_policy
 from policies.schema import ModelPolicy
@@ -159,6 +159,10 @@ class Service:
     def incidents(self, *, open_only: bool = False, limit: int = 100) -> list[views.IncidentView]:
         """Newest first."""
         return [views.incident(one) for one in self._store.incidents(open_only=open_only, limit=limit)]
+
+    def pages(self) -> Sequence[MetricsPage]:
+        """Where a monitoring system finds the counters of what serves. Raises TargetError."""
+        return self._target.pages()
 
     def explain(self, name: str) -> explaining.Explanation:
         """Why the model is where it is, what comes next and how to stop it. Raises UnknownModel."""

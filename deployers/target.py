@@ -90,6 +90,22 @@ class TargetStatus:
     """Where clients send requests, e.g. `http://127.0.0.1:8600`."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsPage:
+    """Where a monitoring system reads counters: `http://ADDRESS/metrics`."""
+
+    address: str
+    """`host:port`."""
+    instance: str
+    """A name that stays when a process takes another's place: then its counters begin again in the same series, which a rate sees through.
+    Under a new name each restart would lose what was counted before the first look."""
+    model: str = ""
+    """Of the replica; empty for what serves all models, such as the router."""
+    version: int | None = None
+    arm: str = ""
+    """`main`, or `baseline`: beside a canary, to compare it with."""
+
+
 class Target(Protocol):
     """Serves versions. Weights move only once every version with a weight above 0 is ready (invariant 8)."""
 
@@ -104,6 +120,9 @@ class Target(Protocol):
 
     def models(self) -> Sequence[str]:
         """Names of all models that a plan is followed for, sorted."""
+
+    def pages(self) -> Sequence[MetricsPage]:
+        """Where the counters of all that runs are, the router's too, by instance; as known without asking anybody. Raises TargetError."""
 
     def remove(self, model: str, epoch: int) -> None:
         """Stop serving the model altogether. May be repeated. Raises StalePlanError if a newer controller leads, TargetError."""
@@ -165,6 +184,14 @@ class FakeTarget:
 
     def models(self) -> Sequence[str]:
         return sorted(self.plans)
+
+    def pages(self) -> Sequence[MetricsPage]:
+        return [
+            MetricsPage(address="fake:1", instance=f"{model}/v{version}-0", model=model, version=version, arm="main")
+            for model, status in sorted(self.in_force.items())
+            for version, replica in sorted(status.replicas.items())
+            if replica.state is ReplicaState.READY
+        ]
 
     def remove(self, model: str, epoch: int) -> None:
         known = self.plans.get(model)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from policies.metric_shapes import MetricRule
-from policies.schema import MetricTrigger, ModelPolicy, trigger_leaves
+from policies.schema import ModelPolicy, trigger_leaves
+from policies.trigger_shapes import MetricTrigger
 
 PART_LABEL = "ratchet_part"
 WINDOW = "10m"

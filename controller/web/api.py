@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Response, Router, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 
@@ -16,6 +16,7 @@ from controller.overrides import Order, Preview, Verb
 from controller.replaying import Replayed
 from controller.service import Applied, Ordered, PolicyDocument, Service
 from controller.views import CycleView, EventView, IncidentView, ModelDetail, ModelSummary, VersionView
+from deployers.target import MetricsPage
 
 EVENT_POLL_S = 0.25
 EVENT_WAIT_MAX_S = 60.0
@@ -53,6 +54,15 @@ class EventList:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppliedList:
     applied: Sequence[Applied]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetGroup:
+    """One entry of Prometheus' HTTP service discovery."""
+
+    targets: Sequence[str]
+    """`host:port`."""
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,10 +200,28 @@ def give_order(service: Asked, name: Name, data: JSONBody[OrderRequest]) -> Orde
     return service.order(name, data.order())
 
 
+@get("/targets", sync_to_thread=True)
+def list_targets(service: Asked, request: Request[Any, Any, Any]) -> list[TargetGroup]:
+    """What Prometheus should scrape, as its http_sd_configs expect it: the daemon, the router and every replica."""
+    own = TargetGroup(targets=[request.url.netloc], labels={"instance": "daemon", "__meta_ratchet_kind": "daemon"})
+    return [own, *(_group(page) for page in service.pages())]
+
+
+def _group(page: MetricsPage) -> TargetGroup:
+    """Model and version are not labels of the target, since the samples have them; they are there to choose by."""
+    labels = {"instance": page.instance, "__meta_ratchet_kind": "replica" if page.model else "router"}
+    if page.model:
+        labels |= {
+            "__meta_ratchet_model": page.model, "__meta_ratchet_version": str(page.version),
+            "__meta_ratchet_arm": page.arm,
+        }  # fmt: skip
+    return TargetGroup(targets=[page.address], labels=labels)
+
+
 ROUTER = Router(
     path="/api/v1",
     route_handlers=[
         list_models, get_model, list_versions, list_model_cycles, get_drift_report, explain_model, list_cycles,
-        list_incidents, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
+        list_targets, list_incidents, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
     ],
 )  # fmt: skip

@@ -14,6 +14,7 @@ from controller.overrides import OverrideRefused, StalePreview
 from controller.replaying import NotReplayable, UnknownEvent
 from controller.service import NotLeading, PolicyRefused, UnknownModel, UnknownReport
 from controller.store.port import StoreError
+from deployers.target import TargetError
 
 log = structlog.get_logger()
 
@@ -27,6 +28,7 @@ _KNOWN: Mapping[type[Exception], tuple[int, str]] = {
     PolicyRefused: (422, "invalid_policy"),
     NotLeading: (503, "not_leading"),
     StoreError: (503, "store_unavailable"),
+    TargetError: (503, "target_unavailable"),
 }
 """Exception → status and code; a subclass before its base."""
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "bad_media_type"}

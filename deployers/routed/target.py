@@ -10,11 +10,19 @@ from typing import Any
 
 from deployers.routed.processes import Presence, locked, reap
 from deployers.routed.record import InForce, ModelRecord, load_record, save_record
-from deployers.routed.replicas import BASELINE, MAIN, Host, Replica, ReplicaFolder, ReplicaSpec
+from deployers.routed.replicas import BASELINE, HOST, MAIN, Host, Replica, ReplicaFolder, ReplicaSpec
 from deployers.routed.router import RouterProcess
 from deployers.routed.routing import next_in_force, router_table
 from deployers.routed.supervised import Life, Limits
-from deployers.target import ReplicaState, ReplicaStatus, StalePlanError, TargetError, TargetStatus, TrafficPlan
+from deployers.target import (
+    MetricsPage,
+    ReplicaState,
+    ReplicaStatus,
+    StalePlanError,
+    TargetError,
+    TargetStatus,
+    TrafficPlan,
+)
 
 _LOCK_TIMEOUT_S = 5.0
 _POLL_S = 0.05
@@ -125,6 +133,26 @@ class RoutedTarget:
         files = [path.stem for path in (self._home / "run" / "target").glob("*.json")]
         running = {name for host in self._hosts.values() for name in host.models()}
         return sorted(running | {name for name in files if load_record(self._record(name)).plan is not None})
+
+    def pages(self) -> Sequence[MetricsPage]:
+        """See Target.pages. A replica's name is its slot's, which the next one of the version takes over."""
+        address = self._router.address.removeprefix("http://").replace("0.0.0.0:", "127.0.0.1:")
+        found = [MetricsPage(address=address, instance="router")] if address else []
+        try:
+            for model in self.models():
+                for replica in self._replicas(model).known():
+                    port = replica.process.life().port
+                    if port is not None and not replica.is_ending():
+                        spec, slot = replica.spec, f"v{replica.spec.version}-{replica.index}"
+                        found.append(
+                            MetricsPage(
+                                address=f"{HOST}:{port}", instance=f"{model}/{slot}", model=model, version=spec.version,
+                                arm=spec.arm,
+                            )
+                        )  # fmt: skip
+        except OSError as error:
+            raise TargetError(f"{error}; the next question tries again") from error
+        return found
 
     def remove(self, model: str, epoch: int) -> None:
         """See Target.remove. Waits for the replicas to end, at most `grace_s` and a little; safe to repeat."""

@@ -78,6 +78,20 @@ def test_way_of_a_version_from_start_to_retirement(rig: Rig) -> None:
     assert (status.generation, status.weights) == (5, {2: 100})
 
 
+def test_a_page_of_counters_keeps_its_name(rig: Rig) -> None:
+    """Every replica that serves has one, under a name that its successor in the same place takes over."""
+    images = {1: rig.image("first"), 2: rig.image("second")}
+    assert [page.model for page in rig.target.pages() if page.model] == []
+    settle(rig, plan(1, {1: 90, 2: 10}, images))
+    before = {page.instance: page for page in rig.target.pages() if page.model}
+    assert {(p.model, p.version, p.arm) for p in before.values()} == {("flights", 1, "main"), ("flights", 2, "main")}
+    assert set(before) == {"flights/v1-0", "flights/v2-0"}
+    rig.restart()
+    assert {page.instance for page in rig.target.pages() if page.model} == set(before)
+    rig.target.remove("flights", 1)
+    assert [page.model for page in rig.target.pages() if page.model] == []
+
+
 def test_a_baseline_runs_beside_the_version_it_is_of(rig: Rig) -> None:
     """It starts and ends with the plan that names it; the version's own replicas, and what is in force, do not wait for it."""
     images = {1: rig.image("first"), 2: rig.image("second")}

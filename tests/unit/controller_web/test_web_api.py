@@ -312,3 +312,16 @@ def test_order_by_someone_else_in_between_is_repeated(world: World) -> None:
         world.store.commit = commit  # type: ignore[method-assign]
     assert world.state("busy").paused is not None
     assert json.dumps(stolen) == "[true]"
+
+
+def test_prometheus_finds_what_serves(client: httpx.Client, url: str) -> None:
+    """In the form of its HTTP service discovery: the daemon itself, and every replica under a name that stays."""
+    groups = client.get("/api/v1/targets").raise_for_status()
+    assert groups.headers["content-type"].startswith("application/json")
+    daemon, *others = groups.json()
+    assert daemon["targets"] == [url.removeprefix("http://")]
+    assert daemon["labels"]["instance"] == "daemon"
+    assert [group["labels"]["__meta_ratchet_kind"] for group in others] == ["replica"] * len(others)
+    assert {"__meta_ratchet_model", "__meta_ratchet_version", "__meta_ratchet_arm", "instance"} <= set(
+        others[0]["labels"]
+    )

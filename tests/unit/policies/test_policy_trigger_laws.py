@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from policies.schema import MetricTrigger, TriggerNode, trigger_leaves
+from policies.schema import TriggerNode, trigger_leaves
 from policies.signals import Basis, Signal
+from policies.trigger_shapes import MetricTrigger
 from policies.triggers import TriggerFacts, TriggerState, evaluate, kleene, needs
 
 NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
