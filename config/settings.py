@@ -134,6 +134,38 @@ class Settings(BaseSettings):
     metrics: Annotated[Mapping[MetricName, NamedMetric], Field(max_length=50)] | None = Field(
         default=None, description="named metrics, beside and instead of the built-in ones"
     )
+    # Git: where policies and training code are followed from, and where promoted digests are written to (docs/git.md)
+    git_url: str | None = Field(default=None, description="repository to follow policies from; none by default")
+    git_branch: str = Field(default="main", description="its branch")
+    git_path: str = Field(default="", description="folder of the policies in it; empty for all of it")
+    git_interval_s: Seconds = Field(default=60.0, description="seconds between two looks at the branch")
+    git_protocols: str = Field(
+        default="https,ssh", description="how repositories may be reached: https, ssh, http, file"
+    )
+    git_credentials_file: Path | None = Field(
+        default=None, description="file with token=…, or username=… and password=…"
+    )
+    git_ssh_key_file: Path | None = Field(default=None, description="private key for ssh")
+    git_known_hosts_file: Path | None = Field(default=None, description="keys of the hosts that ssh may speak to")
+    git_timeout_s: Seconds = Field(default=120.0, description="longest time of one fetch or push")
+    git_max_mb: Annotated[int, Field(ge=1)] = Field(default=512, description="largest fetch, and largest worktree")
+    git_max_files: Annotated[int, Field(ge=1)] = Field(default=50_000, description="most files and folders of a commit")
+    gitops_url: str | None = Field(default=None, description="repository to write promoted digests to; none by default")
+    gitops_branch: str = Field(default="main", description="its branch")
+    gitops_path: str = Field(
+        default="apps/{model}/kustomization.yaml", description="a model's file in it; {model} is the model's name"
+    )
+    gitops_key: str = Field(
+        default="", description="dotted key of the digest in that file; empty: it is a kustomization.yaml"
+    )
+    gitops_image: str = Field(
+        default="{model}", description="name of the image in the kustomization.yaml; {model} is the model's name"
+    )
+    gitops_author: str = Field(default="Ratchet <ratchet@localhost>", description="author of the commits")
+    gitops_signing_key_file: Path | None = Field(default=None, description="ssh key that signs the commits")
+    gitops_credentials_file: Path | None = Field(default=None, description="as git_credentials_file")
+    gitops_ssh_key_file: Path | None = Field(default=None, description="as git_ssh_key_file")
+    gitops_known_hosts_file: Path | None = Field(default=None, description="as git_known_hosts_file")
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"

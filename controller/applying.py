@@ -8,16 +8,20 @@ serves yet, the first cycle need not wait for the cooldown that a failed one has
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from controller.cycle import TABLE, Move
 from controller.draft import Decision, Draft, describe_traffic
-from controller.overrides import OverrideRefused
+from controller.overrides import OverrideRefused, lift
 from controller.plan import step_after_edit
-from controller.state import Cycle, Event, ModelState, Phase
+from controller.state import Cycle, Event, Hold, ModelState, Origin, Phase
 from policies.schema import ModelPolicy
 
 KIND = "policy.applied"
+SOURCE_HOLD = "source"
+"""Who pauses a model whose policy is gone from where it was followed."""
 
 
 def canonical(policy: ModelPolicy) -> str:
@@ -34,7 +38,14 @@ def digest(text: str) -> str:
 
 
 def new_model(
-    policy: ModelPolicy, directory: str, actor: str, now: datetime, *, next_version: int = 1, next_cycle: int = 1
+    policy: ModelPolicy,
+    directory: str,
+    actor: str,
+    now: datetime,
+    *,
+    next_version: int = 1,
+    next_cycle: int = 1,
+    origin: Origin | None = None,
 ) -> tuple[ModelState, Event]:
     """The state of a model that was not known, and the event that says who asked for it.
 
@@ -42,22 +53,46 @@ def new_model(
     text = canonical(policy)
     state = ModelState(
         name=policy.name, policy=text, policy_digest=digest(text), policy_dir=directory, created_at=now,
-        next_version=next_version, next_cycle=next_cycle,
+        next_version=next_version, next_cycle=next_cycle, origin=origin,
     )  # fmt: skip
     event = Event(
         model=policy.name, kind=KIND, sentence=f"{actor}: adds the model {policy.name}", at=now, actor=actor,
-        data={"old": None, "new": state.policy_digest, "policy_dir": directory},
+        data={"old": None, "new": state.policy_digest, "policy_dir": directory, **_source(origin)},
     )  # fmt: skip
     return state, event
 
 
+def numbers_after(last: Event | None) -> tuple[int, int]:
+    """The next version and cycle number of a model that is not known, by the newest event of its name."""
+    went_on = last.data if last is not None and last.kind == "model.deleted" else {}
+    return int(went_on.get("next_version", 1)), int(went_on.get("next_cycle", 1))
+
+
+def check_by_hand(state: ModelState, *, force: bool) -> Origin | None:
+    """A policy that is followed is changed where it stands. Raises OverrideRefused without `force`; the origin to go on with."""
+    origin = state.origin
+    if origin is None or origin.lost:
+        return None
+    if not force:
+        raise OverrideRefused(
+            f"{state.name} is followed from {origin.where}, file {origin.file} ({origin.said}): change it there; "
+            f"or give --force, and this policy counts until that file changes"
+        )
+    return origin
+
+
 def is_unchanged(state: ModelState, policy: ModelPolicy, directory: str) -> bool:
     """Whether applying the policy would change nothing."""
-    return state.policy == canonical(policy) and state.policy_dir == directory
+    by_hand = state.origin is None or bool(state.origin.forced)
+    return state.policy == canonical(policy) and state.policy_dir == directory and by_hand
 
 
-def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor: str, now: datetime) -> Decision:
-    """The decision to follow another policy from now on. Raises OverrideRefused if the model's versions answer another question."""
+def change_policy(
+    state: ModelState, policy: ModelPolicy, directory: str, actor: str, now: datetime, *, origin: Origin | None = None
+) -> Decision:
+    """The decision to follow another policy from now on; `origin`: where it is followed from, None for a person's hand.
+
+    Raises OverrideRefused if the model's versions answer another question."""
     before = ModelPolicy.model_validate_json(state.policy)
     if state.versions and before.spec.task is not policy.spec.task:
         raise OverrideRefused(
@@ -66,10 +101,12 @@ def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor:
         )
     text = canonical(policy)
     draft = Draft(state, policy, now, actor=actor)
-    draft.set(policy=text, policy_digest=digest(text), policy_dir=directory, trigger_memory={})
+    draft.set(policy=text, policy_digest=digest(text), policy_dir=directory, trigger_memory={}, origin=origin)
+    if state.paused is not None and state.paused.by == SOURCE_HOLD:
+        lift(draft, "paused")
     sentence = f"{actor}: changes the policy of {state.name}"
     cycle = state.cycle
-    draft.event(KIND, sentence, old=state.policy_digest, new=digest(text), policy_dir=directory)
+    draft.event(KIND, sentence, old=state.policy_digest, new=digest(text), policy_dir=directory, **_source(origin))
     if cycle is not None and (cycle.phase, Move.SUPERSEDED) in TABLE:
         ended = f"cycle {cycle.number} ends in {cycle.phase.words}, because {actor} changed the policy"
         draft.move(Move.SUPERSEDED, ended, kind="cycle.superseded", notify=True)
@@ -82,6 +119,43 @@ def change_policy(state: ModelState, policy: ModelPolicy, directory: str, actor:
     decision = draft.finish(sentence)
     _check_holds(decision)
     return decision
+
+
+def _source(origin: Origin | None) -> dict[str, Any]:
+    if origin is None:
+        return {}
+    return {
+        "source": origin.where,
+        "file": origin.file,
+        "commit": origin.revision,
+        "code_commit": origin.pinned or None,
+    }
+
+
+def restamp(state: ModelState, policy: ModelPolicy, origin: Origin, actor: str, now: datetime) -> Decision:
+    """The same policy, followed from elsewhere or in other words: nothing changes but where it comes from."""
+    draft = Draft(state, policy, now, actor=actor)
+    draft.set(origin=origin)
+    if state.origin is None or state.origin.lost or state.origin.forced:
+        if state.paused is not None and state.paused.by == SOURCE_HOLD:
+            lift(draft, "paused")
+        draft.event(
+            "policy.followed", f"{actor}: follows the policy of {state.name} from {origin.file}", **_source(origin)
+        )
+    return draft.finish(f"follows {origin.file}")
+
+
+def lose(state: ModelState, policy: ModelPolicy, why: str, actor: str, now: datetime) -> Decision:
+    """Nothing follows the model any more: it serves on, but opens no cycle and goes on with none until a person says what becomes of it."""
+    assert state.origin is not None, "only a policy that is followed can be lost"
+    draft = Draft(state, policy, now, actor=actor)
+    reason = f"{why}; 'ratchet delete {state.name}' stops what serves, 'ratchet apply' takes it over by hand"
+    draft.set(origin=replace(state.origin, lost=why))
+    if state.paused is None:
+        draft.set(paused=Hold(by=SOURCE_HOLD, reason=reason, at=now))
+    sentence = f"{actor}: {why}; the model is no longer followed, it serves on and its cycles are paused"
+    draft.event("policy.lost", sentence, notify=True, **_source(state.origin))
+    return draft.finish(sentence)
 
 
 def _keep_pace(draft: Draft, cycle: Cycle, before: ModelPolicy) -> None:

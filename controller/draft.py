@@ -189,6 +189,7 @@ class Draft:
 
     def finish(self, sentence: str) -> Decision:
         """Bring the traffic plan in line with the new state, check the invariants, and hand the decision over."""
+        self._note_champion()
         self._replan()
         decision = Decision(
             before=self.before, after=self.state, closed=self.closed, events=tuple(self.events),
@@ -200,6 +201,12 @@ class Draft:
     def _with_facts(self, notice: NoticeRecord) -> NoticeRecord:
         """The numbers as they are at the end of the decision, the new traffic included."""
         return replace(notice, data=facts_of(self.state, self.closed, self.policy, self.actor, notice.data))
+
+    def _note_champion(self) -> None:
+        if self.state.champion != self.before.champion:
+            cycle = self.state.cycle or self.closed
+            number = cycle.number if cycle else self.state.next_cycle - 1
+            self.set(champion_since=self.now, champion_cycle=number)
 
     def _replan(self) -> None:
         wanted = desired_plan(self.state, self.policy)

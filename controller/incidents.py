@@ -26,6 +26,8 @@ NAMES_MAX = 20
 """Models that an incident names; the others are counted."""
 ACTOR = "fleet"
 """The actor of events that no single model's decision makes."""
+NO_MODEL = "*"
+"""Stands for the model in records about what all models share, such as the repository that their policies are followed from."""
 LABEL_FAULTS = frozenset({"label_feed_stalled"})
 """Faults that say nothing about the features."""
 _WITHOUT_LABELS = frozenset({SignalKind.DRIFT.value, SignalKind.ESTIMATED_PERFORMANCE.value})
@@ -154,7 +156,8 @@ def join(incident: Incident | None, fault: KnownFault, model: str, *, is_new: bo
     if incident is None:
         opened = Incident(
             kind=fault.kind, source=fault.source, subject=fault.subject, sentence=fault.sentence, since=fault.since,
-            opened_at=fault.found_at, models=1, affected=1, names=(model,),
+            opened_at=fault.found_at, models=int(model != NO_MODEL), affected=1,
+            names=(model,) if model != NO_MODEL else (),
         )  # fmt: skip
         return Change(incident=opened, event="incident.opened", notice="opened")
     models = incident.models + is_new
@@ -189,6 +192,13 @@ def leave(incident: Incident, at: datetime) -> Change:
 
 def describe(incident: Incident, now: datetime) -> str:
     """One sentence for people."""
+    if incident.models == 0:
+        over = (
+            f"over after {about(max(incident.closed_at - incident.opened_at, timedelta(0)))}: "
+            if incident.closed_at
+            else ""
+        )
+        return f"{over}{incident.sentence} ({incident.source})"
     count = "1 model" if incident.models == 1 else f"{incident.models:,} models"
     names = ", ".join(incident.names[:3]) + (", …" if incident.models > min(3, len(incident.names)) else "")
     if incident.closed_at is not None:

@@ -212,15 +212,20 @@ def _hold(field: str, words: str) -> Callable[[Draft, Order], str]:
 
 def _release(field: str, words: str) -> Callable[[Draft, Order], str]:
     def release_hold(draft: Draft, order: Order) -> str:
-        held: Hold | None = getattr(draft.state, field)
-        if held is None:
+        if getattr(draft.state, field) is None:
             raise OverrideRefused(f"{draft.state.name} is not {field}")
-        draft.set(**{field: None})
-        if draft.state.cycle is not None:
-            _give_time_back(draft, field, held)
+        lift(draft, field)
         return _record(draft, order, words)
 
     return release_hold
+
+
+def lift(draft: Draft, field: str) -> None:
+    """End a hold (`paused`, `frozen` or `pinned`), and give back the time that it took. Does nothing if there is none."""
+    held: Hold | None = getattr(draft.state, field)
+    draft.set(**{field: None})
+    if held is not None and draft.state.cycle is not None:
+        _give_time_back(draft, field, held)
 
 
 def _give_time_back(draft: Draft, field: str, held: Hold) -> None:

@@ -242,7 +242,15 @@ def _new_version(draft: Draft, number: int, packaged: Mapping[str, Any]) -> Vers
             "rows": trained["rows"], "judged_rows": judged.get("rows"),
             "promised": judged.get("promised"),
             "data": prepared["fingerprint"], "code": trained.get("code"),
-            "policy": draft.state.policy_digest,
+            "policy": draft.state.policy_digest, "policy_source": _policy_source(draft.state),
             "image": {key: packaged.get(key) for key in ("placement", "reference", "size_bytes", "bytes_sent")},
         },
     )  # fmt: skip
+
+
+def _policy_source(state: ModelState) -> dict[str, str] | None:
+    """Where the policy came from that the version was made by; None for a person's hand."""
+    origin = state.origin
+    if origin is None or origin.forced:
+        return None
+    return {"source": origin.where, "file": origin.file, "commit": origin.revision}

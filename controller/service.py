@@ -7,7 +7,7 @@ the present epoch. Nothing here acts on jobs or on traffic: the loop does, when 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -196,30 +196,33 @@ class Service:
         return [e for e in around if e.at == event.at]
 
     # ------------------------------------------------------------ policies
-    def apply(self, documents: Sequence[PolicyDocument], *, actor: str, dry_run: bool = False) -> list[Applied]:
-        """Follow these policies from now on; all are checked before the first is applied.
+    def apply(
+        self, documents: Sequence[PolicyDocument], *, actor: str, dry_run: bool = False, force: bool = False
+    ) -> list[Applied]:
+        """Follow these policies from now on; all are checked before the first is applied. `force`: also where another is followed
+        from a source (`controller.sources`), until that one changes.
 
         Raises PolicyRefused, `overrides.OverrideRefused`, NotLeading."""
         overrides.check_lengths(actor)
         loaded = _parse(documents)
-        return [self._apply(one, actor, dry_run=dry_run) for one in loaded]
+        return [self._apply(one, actor, dry_run=dry_run, force=force) for one in loaded]
 
-    def _apply(self, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
+    def _apply(self, one: Loaded, actor: str, *, dry_run: bool, force: bool) -> Applied:
         def attempt() -> Applied:
             state = self._store.load(one.policy.name)
             if state is None:
                 return self._create(one, actor, dry_run=dry_run)
-            return self._update(state, one, actor, dry_run=dry_run)
+            return self._update(state, one, actor, dry_run=dry_run, force=force)
 
         return _until_settled(attempt)
 
     def _create(self, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
         name = one.policy.name
         last = next(iter(self._store.events(name, limit=1, newest=True)), None)
-        went_on = last.data if last is not None and last.kind == "model.deleted" else {}
+        next_version, next_cycle = applying.numbers_after(last)
         state, event = applying.new_model(
             one.policy, str(one.directory), actor, self._now(),
-            next_version=int(went_on.get("next_version", 1)), next_cycle=int(went_on.get("next_cycle", 1)),
+            next_version=next_version, next_cycle=next_cycle,
         )  # fmt: skip
         if not dry_run:
             state = self._store.create(self._leading_epoch(), state, [event])
@@ -229,14 +232,17 @@ class Service:
             name=name, action="created", digest=state.policy_digest, superseded=None, row_version=state.row_version
         )
 
-    def _update(self, state: ModelState, one: Loaded, actor: str, *, dry_run: bool) -> Applied:
+    def _update(self, state: ModelState, one: Loaded, actor: str, *, dry_run: bool, force: bool) -> Applied:
         directory = str(one.directory)
+        origin = applying.check_by_hand(state, force=force)
         if applying.is_unchanged(state, one.policy, directory):
             return Applied(
                 name=state.name, action="unchanged", digest=state.policy_digest, superseded=None,
                 row_version=state.row_version,
             )  # fmt: skip
-        decision = applying.change_policy(state, one.policy, directory, actor, self._now())
+        decision = applying.change_policy(
+            state, one.policy, directory, actor, self._now(), origin=origin and replace(origin, forced=actor)
+        )
         after = decision.after if dry_run else self._commit(decision)
         return Applied(
             name=state.name, action="updated", digest=after.policy_digest, superseded=applying.superseded(state),
@@ -250,7 +256,12 @@ class Service:
                 "delete needs a reason (--reason), so that others can read later why it was done"
             )
         overrides.check_lengths(actor, reason)
-        event = applying.deletion(self._load(name), actor, reason.strip(), self._now())
+        state = self._load(name)
+        if (origin := state.origin) is not None and not origin.lost:
+            raise overrides.OverrideRefused(
+                f"{name} is followed from {origin.where}: delete {origin.file} there first, or it would come back"
+            )
+        event = applying.deletion(state, actor, reason.strip(), self._now())
         try:
             self._store.delete(self._leading_epoch(), name, [event])
         except FencedError as error:

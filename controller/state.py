@@ -223,6 +223,33 @@ class Incident:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a policy is followed from, if not from a person's hand (`controller.sources`)."""
+
+    source: str
+    """Name of the source, such as `git`."""
+    where: str
+    """What it was then, for people: the repository and branch."""
+    file: str
+    blob: str
+    """Id of the policy's text there."""
+    revision: str
+    """The commit with which this text came."""
+    said: str
+    """That commit, and by whom."""
+    pinned: str = ""
+    """The commit in whose worktree relative paths start; empty if the policy names none."""
+    rests: tuple[tuple[str, str], ...] = ()
+    """Relative paths that the policy names, as written, each with the id of what stood there in `pinned`."""
+    code: str = ""
+    """Id of the tree that `train.code` names, if it does."""
+    lost: str = ""
+    """Why nothing follows it any more; empty while something does."""
+    forced: str = ""
+    """Who applied another policy by hand, which stays until the file changes; empty if nobody did."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelState:
     """Everything `decide` needs to know about one model, in one optimistic row."""
 
@@ -235,8 +262,14 @@ class ModelState:
     """sha256 of `policy`."""
     policy_dir: str = ""
     """Folder that relative paths in the policy start from."""
+    origin: Origin | None = None
+    """None: applied by hand."""
     created_at: datetime
     champion: int | None = None
+    champion_since: datetime | None = None
+    """When it became champion, by promotion or rollback; None if that was before this was recorded."""
+    champion_cycle: int | None = None
+    """Number of the cycle that was open then, or else the last one."""
     previous: int | None = None
     """The champion before, to roll back to."""
     next_version: int = 1

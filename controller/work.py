@@ -76,6 +76,8 @@ def _inputs(
 ) -> dict[str, Any]:
     champion = state.versions[state.champion] if state.champion is not None else None
     document = {"policy": json.loads(state.policy), "policy_dir": state.policy_dir}
+    if (code := _pinned_code(state)) is not None:
+        document["code"] = code
     outputs = cycle.outputs
     changed = {"changed_at": cycle.changed_at.isoformat() if cycle.changed_at else None}
     match cycle.phase:
@@ -124,6 +126,14 @@ def _requirements(state: ModelState, policy: ModelPolicy) -> dict[str, str] | No
     return None if path is None else {"folder": state.policy_dir, "path": path}
 
 
+def _pinned_code(state: ModelState) -> dict[str, str] | None:
+    """The commit and tree that the owner's code must be of, if it is followed from Git."""
+    origin = state.origin
+    if origin is None or not origin.code or origin.forced:
+        return None
+    return {"commit": origin.pinned, "tree": origin.code}
+
+
 def model_dir(home: Path, version: Version) -> Path:
     """Where the model folder of a packaged version lies unpacked."""
     return home / "unpacked" / version.digest.removeprefix("sha256:") / "model"
@@ -149,6 +159,7 @@ def image_annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
     prepared, trained = cycle.outputs[Phase.PREPARING], final_model(cycle.outputs)
     judged = cycle.outputs[Phase.JUDGING]
     code = trained.get("code") or {}
+    followed = state.origin if state.origin is not None and not state.origin.forced else None
     return {
         "dev.ratchet.cycle": str(cycle.number),
         "dev.ratchet.cause": cycle.cause,
@@ -159,5 +170,11 @@ def image_annotations(state: ModelState, cycle: Cycle) -> dict[str, str]:
         "dev.ratchet.scores": json.dumps(judged.get("scores") or {}, sort_keys=True),
         "dev.ratchet.verdict": str(judged["sentence"]),
         "dev.ratchet.policy": state.policy_digest,
+        **(
+            {"dev.ratchet.policy-commit": followed.revision, "dev.ratchet.policy-file": followed.file}
+            if followed
+            else {}
+        ),
+        **({"org.opencontainers.image.source": followed.where.split(" ")[0]} if followed else {}),
         "org.opencontainers.image.revision": str(code.get("commit") or code.get("digest") or ""),
     }

@@ -15,7 +15,7 @@ from pipelines import modelfolder, skops_files, training
 from pipelines.cache import Entry, StepCache
 from pipelines.components import preprocessing
 from pipelines.components.base import Component, ParameterValue
-from pipelines.components.entrypoint import Entrypoint
+from pipelines.components.entrypoint import Entrypoint, check_pinned
 from pipelines.components.registry import candidates
 from pipelines.data import features, labels
 from pipelines.data.features import Feature
@@ -41,7 +41,7 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """Job `tuners.train:run`.
 
     In: `policy` (JSON), `policy_dir`, `home`, `model`, `prepared` (output of the prepare job), `tuned` (output of the tune job, or null),
-    `changed_at` (ISO 8601, or null).
+    `changed_at` (ISO 8601, or null); `code` (`commit` and `tree` that the owner's code is of, where it is followed from Git).
     Out: `model_dir` and `model_digest` of its content; `component`, `parameters` (all of them), `window_s`; `rows`, `trained_from`,
     `trained_to` (ISO 8601, null without a time column), `train_s`; the same of `refit`, or null; `cached`; `code` with `digest` and
     `commit`; `sentence`.
@@ -58,7 +58,9 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     component = chosen_component(policy, Path(inputs["policy_dir"]), tuned.get("component"))
     parameters = {**component.defaults(), **tuned.get("parameters", spec.train.parameters)}
     window_s = tuned["window_s"] if "window_s" in tuned else default_window_s(policy)
-    code = code_lineage(component)
+    pinned: Mapping[str, str] | None = inputs.get("code")
+    check_pinned(component, pinned)
+    code = code_lineage(component, pinned)
 
     windows = {MODEL_FOLDER: window_s}
     if spec.train.refit:
@@ -225,13 +227,13 @@ def default_window_s(policy: ModelPolicy) -> float | None:
     return longest.total_seconds() if longest is not None else None
 
 
-def code_lineage(component: Component) -> dict[str, str | None]:
-    """Digest and Git commit of the owner's code; both None for a component that is not the owner's."""
+def code_lineage(component: Component, pinned: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Digest and Git commit of the owner's code; both None for a component that is not the owner's. `pinned`: its commit."""
     if not isinstance(component, Entrypoint):
         return {"digest": None, "commit": None}
     if not component.code.is_dir():
         raise PermanentJobError(f"train.code: there is no folder {component.code}")
-    return {"digest": component.digest(), "commit": git_commit(component.code)}
+    return {"digest": component.digest(), "commit": pinned["commit"] if pinned else git_commit(component.code)}
 
 
 def git_commit(folder: Path) -> str | None:

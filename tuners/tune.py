@@ -20,6 +20,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from pipelines.components.entrypoint import check_pinned
 from pipelines.components.registry import candidates
 from pipelines.data.labels import encode_labels
 from pipelines.data.sources import with_log_columns
@@ -47,6 +48,8 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     """
     policy = parse_policy(inputs["policy"])
     components = candidates(policy.spec.train, policy.spec.task, Path(inputs["policy_dir"]))
+    for component in components:
+        check_pinned(component, inputs.get("code"))
     champion: Mapping[str, Any] | None = inputs.get("champion")
     since_change = since_change_s(inputs, policy.spec)
     space = build_space(policy.spec, components, since_change)

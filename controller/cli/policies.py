@@ -82,6 +82,9 @@ def apply(
     paths: Paths,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before an open cycle is ended.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the policy is followed from Git; it counts until that changes.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Have the daemon follow these policies from now on. All are checked first; with a problem, none is applied."""
@@ -95,11 +98,11 @@ def apply(
         {"text": Path(one.file).read_text("utf-8-sig"), "file": one.file, "directory": str(one.directory)}
         for one in reading.policies
     ]
-    planned = _send(documents, dry_run=True)
+    planned = _send(documents, dry_run=True, force=force)
     ending = [f"cycle {a['superseded']} of {a['name']}" for a in planned if a["superseded"] is not None]
     if ending and not dry_run:
         confirm(f"This ends {', '.join(ending)}, which looked for a model by the old policy. Apply?", yes=yes)
-    applied = planned if dry_run else _send(documents, dry_run=False)
+    applied = planned if dry_run else _send(documents, dry_run=False, force=force)
     if output is not Format.TABLE:
         print_data({"applied": applied}, output)
         return
@@ -110,21 +113,21 @@ def apply(
             print(f"its first version is on its way: 'ratchet watch {one['name']}'", file=sys.stderr)
 
 
-def _send(documents: list[dict[str, str]], *, dry_run: bool) -> list[dict[str, Any]]:
+def _send(documents: list[dict[str, str]], *, dry_run: bool, force: bool) -> list[dict[str, Any]]:
     applied: list[dict[str, Any]] = []
     batch: list[dict[str, str]] = []
     size = 0
     for document in documents:
         size += len(document["text"].encode())
         if batch and size > BATCH_BYTES:
-            applied += _post(batch, dry_run=dry_run)
+            applied += _post(batch, dry_run=dry_run, force=force)
             batch, size = [], len(document["text"].encode())
         batch.append(document)
-    return applied + (_post(batch, dry_run=dry_run) if batch else [])
+    return applied + (_post(batch, dry_run=dry_run, force=force) if batch else [])
 
 
-def _post(batch: list[dict[str, str]], *, dry_run: bool) -> list[dict[str, Any]]:
-    body = {"documents": batch, "actor": actor(), "dry_run": dry_run}
+def _post(batch: list[dict[str, str]], *, dry_run: bool, force: bool) -> list[dict[str, Any]]:
+    body = {"documents": batch, "actor": actor(), "dry_run": dry_run, "force": force}
     answer: list[dict[str, Any]] = call("POST", "/policies", body=body, timeout_s=120)["applied"]
     return answer
 

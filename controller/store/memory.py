@@ -12,13 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from threading import RLock
 
-from controller.incidents import Change, join, key_of, leave, may_join
+from controller.incidents import NO_MODEL, Change, join, key_of, leave, may_join
 from controller.invariants import InvariantBroken
 from controller.state import Cycle, Event, Incident, KnownFault, ModelState
 from controller.store.codec import decode, encode
 from controller.store.lease import Lease
 from controller.store.memory_notices import MemoryNotices
-from controller.store.port import Commit, ConflictError, Store
+from controller.store.port import Commit, ConflictError, Record, Store
 from controller.store.rules import Stored, check_conflict, check_invariants, stored_as
 
 
@@ -112,6 +112,18 @@ class MemoryStore(MemoryNotices, Store):
             self._lease.check(epoch)
             check_conflict(commit.model.name, self._stored(commit.model.name), commit.model.row_version)
             return self._write(commit)
+
+    def record(self, epoch: int, commit: Record) -> None:
+        with self._lock:
+            self._lease.check(epoch)
+            if self._audit:
+                self._audit.check(*commit.events, *commit.notices, *commit.found, *commit.gone)
+            self._append(commit.events)
+            self._enqueue(commit.notices)
+            for fault in commit.found:
+                self._join(fault, NO_MODEL)
+            for fault in commit.gone:
+                self._leave(fault, NO_MODEL)
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
         with self._lock:

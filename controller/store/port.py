@@ -107,6 +107,16 @@ class NoticeStore(Protocol):
         """Deliveries that were done before, and what was kept before."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What one transaction writes about what all models share; its events and notices are of `controller.incidents.NO_MODEL`."""
+
+    events: Sequence[Event] = ()
+    notices: Sequence[NoticeRecord] = ()
+    found: Sequence[KnownFault] = ()
+    gone: Sequence[KnownFault] = ()
+
+
 class Store(NoticeStore, Protocol):
     # leadership
     def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
@@ -152,6 +162,9 @@ class Store(NoticeStore, Protocol):
 
         Raises FencedError (checked first), ConflictError, StoreError, and `controller.invariants.InvariantBroken` for what no commit may
         do: change a version's digest or lose it, leave an open cycle neither open nor closed, use a cycle's number again."""
+
+    def record(self, epoch: int, commit: Record) -> None:
+        """Write what concerns no single model. Raises FencedError, StoreError."""
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
         """The model's rows go and it leaves its incidents; its events and undelivered notices stay. Raises ConflictError if there is no

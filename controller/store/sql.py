@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from controller.incidents import NO_MODEL
 from controller.state import Cycle, Event, Incident, ModelState, NoticeRecord, Version
 from controller.store import tables as t
 from controller.store.address import parse_address
@@ -23,7 +24,7 @@ from controller.store.database import Database
 from controller.store.engine import SqliteDatabase
 from controller.store.lease import Lease
 from controller.store.migrate import migrate, revision_of
-from controller.store.port import Commit, ConflictError, Store, StoreError
+from controller.store.port import Commit, ConflictError, Record, Store, StoreError
 from controller.store.postgres import PostgresDatabase
 from controller.store.rows import (
     cycle_of,
@@ -198,6 +199,15 @@ class SqlStore(SqlNotices, Store):
             return after
 
         return self._db.write(write)
+
+    def record(self, epoch: int, commit: Record) -> None:
+        def write(db: Connection) -> None:
+            _lease(db).check(epoch)
+            told, notices = write_faults(db, NO_MODEL, commit.found, commit.gone, where=self._where)
+            _append(db, [*commit.events, *told])
+            _enqueue(db, [*commit.notices, *notices])
+
+        self._db.write(write)
 
     def delete(self, epoch: int, name: str, events: Sequence[Event]) -> None:
         def write(db: Connection) -> None:

@@ -72,6 +72,8 @@ class ApplyRequest:
     """Who asks, such as `ada@laptop`."""
     dry_run: bool = False
     """Only say what would change."""
+    force: bool = False
+    """Also where the policy is followed from Git, until it changes there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +180,7 @@ def replay_event(service: Asked, seq: FromPath[int]) -> Replayed:
 @post("/policies", status_code=200, sync_to_thread=True)
 def apply_policies(service: Asked, data: JSONBody[ApplyRequest]) -> AppliedList:
     """Follow these policies from now on; if one is refused, none is applied."""
-    return AppliedList(applied=service.apply(data.documents, actor=data.actor, dry_run=data.dry_run))
+    return AppliedList(applied=service.apply(data.documents, actor=data.actor, dry_run=data.dry_run, force=data.force))
 
 
 @delete("/models/{name:str}", status_code=200, sync_to_thread=True)

@@ -28,11 +28,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.components.base import Fitted, ParameterRange, ParameterValue, SavedPredictor
+from pipelines.components.base import Component, Fitted, ParameterRange, ParameterValue, SavedPredictor
 from pipelines.components.sklearn_families import FittedSklearn
 from pipelines.data.features import Feature, model_frame
 from pipelines.data.profile import REFERENCE_FILES
 from pipelines.jobs.port import JobError, PermanentJobError
+from pipelines.treehash import tree_id
 from policies.metrics import Task
 
 if TYPE_CHECKING:
@@ -146,6 +147,25 @@ class Entrypoint:
         )
 
 
+def check_pinned(component: Component, pinned: Mapping[str, str] | None) -> None:
+    """Code that is followed from Git must be what its commit has, to the last byte: `pinned` holds the `commit` and the `tree`'s id.
+
+    Raises PermanentJobError."""
+    if not pinned or not isinstance(component, Entrypoint):
+        return
+    try:
+        found = tree_id(component.code, like=pinned["tree"])
+    except OSError as error:
+        raise PermanentJobError(
+            f"train.code: the worktree of commit {pinned['commit']} cannot be read ({error}); restart the daemon to have it made again"
+        ) from error
+    if found != pinned["tree"]:
+        raise PermanentJobError(
+            f"train.code: {component.code} is not what commit {pinned['commit']} has there (tree {found}, not {pinned['tree']}): somebody "
+            f"changed it; delete that worktree and restart the daemon to have it made again"
+        )
+
+
 class _Scratch:
     """A temporary folder that is deleted together with the last model that refers to it."""
 
@@ -211,6 +231,7 @@ def import_from(folder: Path, module_name: str) -> ModuleType:
     The folder stays on sys.path, since the owner's functions may import more of it when called. Raises PermanentJobError if an installed
     module has that name already: one of the two would get the other's imports.
     """
+    sys.dont_write_bytecode = True  # the folder may be a worktree, which must stay as its commit has it
     root = str(folder.resolve())
     for known in _folders & set(sys.path):
         sys.path.remove(known)
