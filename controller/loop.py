@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.combining import OrTrigger
 
 from controller.reconcile import LostLeadership, Reconciler
-from controller.store.port import ConflictError, Store, StoreError
+from controller.store.port import ConflictError, FencedError, Store, StoreError
 from controller.telemetry.metrics import (
     INCIDENTS_OPEN,
     MODELS,
@@ -68,6 +69,17 @@ class SteadyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler
                 job.modify(next_run_time=datetime.now(UTC))
         wait_s: float | None = super()._process_jobs()
         return STEP_LOOK_S if wait_s is None else min(wait_s, STEP_LOOK_S)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chore:
+    """Something that is done now and then beside the models' turns, in a thread of the scheduler's, never twice at a time."""
+
+    name: str
+    every_s: float
+    run: Callable[[], None]
+    close: Callable[[], None] = lambda: None
+    """Makes a run that is under way end soon; no other follows."""
 
 
 class Turns:
@@ -120,6 +132,7 @@ class Loop:
         self._cron = cron
         self._housekeep = housekeep
         self._refresh = refresh
+        self._chores: list[Chore] = []
         self._turns = Turns()
         self._sentences: dict[str, str] = {}
         self._scheduler = SteadyScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
@@ -142,16 +155,27 @@ class Loop:
         )
         if self._refresh is not None:
             self._scheduler.add_job(self._refresh, "interval", seconds=self._tick_s, id="metrics")
+        for chore in self._chores:
+            self._scheduler.add_job(
+                self._do, "interval", args=[chore], seconds=chore.every_s, id=f"chore:{chore.name}",
+                next_run_time=datetime.now().astimezone(),
+            )  # fmt: skip
         self._clear_strays()
         self._scheduler.start()
         self._worker.start()
 
     def stop(self) -> None:
         self._turns.close()
+        for chore in self._chores:
+            chore.close()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         if self._worker.is_alive() and threading.current_thread() is not self._worker:
             self._worker.join(timeout=10)
+
+    def also(self, chore: Chore) -> None:
+        """Do this too, from the start on."""
+        self._chores.append(chore)
 
     def wake(self, name: str) -> None:
         """Look at a model soon, not only at the next tick."""
@@ -224,6 +248,20 @@ class Loop:
             self._tell()
         except StoreError as error:
             log.error("outbox.failed", error=str(error))
+
+    def _do(self, chore: Chore) -> None:
+        try:
+            chore.run()
+        except LostLeadership as error:
+            self._lost(str(error))
+        except FencedError as error:
+            log.warning(
+                "chore.fenced", chore=chore.name, error=str(error)
+            )  # the lease's own job finds out whether it is lost
+        except StoreError as error:
+            log.error("chore.failed", chore=chore.name, error=str(error))
+        except Exception:
+            log.exception("chore.failed", chore=chore.name)
 
     def _make_room(self) -> None:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from controller import applying, explaining, overrides, views
 from controller.draft import Decision
@@ -18,6 +18,7 @@ from controller.evidence import report_path
 from controller.overrides import Order, Preview, StalePreview
 from controller.reconcile import LostLeadership
 from controller.replaying import Replayed, UnknownEvent, compare
+from controller.sources.port import SourceStatus
 from controller.state import Cycle, Event, ModelState
 from controller.store.port import Commit, ConflictError, FencedError, Store
 from controller.telemetry.metrics import count_events
@@ -89,6 +90,13 @@ class Ordered:
     row_version: int
 
 
+class Source(Protocol):
+    """Something that policies are followed from, or that is written to."""
+
+    @property
+    def status(self) -> SourceStatus: ...
+
+
 class Service:
     """Safe to use from several threads. Every method raises StoreError when the store is away."""
 
@@ -97,6 +105,7 @@ class Service:
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
         home: Path | None = None, signals: Callable[[str], Mapping[str, Signal]] = lambda _name: {},
         metrics: Callable[[ModelState, ModelPolicy], Sequence[str]] = lambda _state, _policy: (),
+        sources: Sequence[Source] = (),
     ) -> None:  # fmt: skip
         """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model.
         `metrics`: what the monitoring system tells of it."""
@@ -110,6 +119,7 @@ class Service:
         self._home = home
         self._signals = signals
         self._metrics = metrics
+        self._sources = tuple(sources)
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -163,6 +173,10 @@ class Service:
     def pages(self) -> Sequence[MetricsPage]:
         """Where a monitoring system finds the counters of what serves. Raises TargetError."""
         return self._target.pages()
+
+    def sources(self) -> list[SourceStatus]:
+        """What policies are followed from, and what promoted digests are written to."""
+        return [one.status for one in self._sources]
 
     def explain(self, name: str) -> explaining.Explanation:
         """Why the model is where it is, what comes next and how to stop it. Raises UnknownModel."""
@@ -234,7 +248,7 @@ class Service:
 
     def _update(self, state: ModelState, one: Loaded, actor: str, *, dry_run: bool, force: bool) -> Applied:
         directory = str(one.directory)
-        origin = applying.check_by_hand(state, force=force)
+        origin = applying.check_by_hand(state, force=force) if self._followed(state) else None
         if applying.is_unchanged(state, one.policy, directory):
             return Applied(
                 name=state.name, action="unchanged", digest=state.policy_digest, superseded=None,
@@ -257,7 +271,7 @@ class Service:
             )
         overrides.check_lengths(actor, reason)
         state = self._load(name)
-        if (origin := state.origin) is not None and not origin.lost:
+        if (origin := state.origin) is not None and self._followed(state):
             raise overrides.OverrideRefused(
                 f"{name} is followed from {origin.where}: delete {origin.file} there first, or it would come back"
             )
@@ -296,6 +310,11 @@ class Service:
         return _until_settled(attempt)
 
     # ------------------------------------------------------------ helpers
+    def _followed(self, state: ModelState) -> bool:
+        """Whether something would put the policy back that is followed: not if the source is no longer among the settings."""
+        origin = state.origin
+        return origin is not None and not origin.lost and origin.source in {one.status.name for one in self._sources}
+
     def _load(self, name: str) -> ModelState:
         state = self._store.load(name)
         if state is None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from controller.reconcile import GROUNDS
-from controller.state import Cycle, Event, Hold, Incident, ModelState, Version
+from controller.state import Cycle, Event, Hold, Incident, ModelState, Origin, Version
 from deployers.target import ReplicaStatus, TargetStatus
 from policies.durations import about
 from policies.signals import Signal, SignalKind
@@ -87,6 +87,12 @@ class VersionView:
     """The judge's sentence."""
     forced: str
     """Who let it serve against the gates or out of quarantine, and why; else empty."""
+    code_commit: str | None = None
+    """Commit of the owner's code that trained it; `-dirty` if it had changes that were not committed."""
+    policy_commit: str | None = None
+    """Commit that its policy came with; None if it was applied by hand."""
+    policy_file: str | None = None
+    policy_source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +157,24 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OriginView:
+    """Where a policy is followed from."""
+
+    source: str
+    where: str
+    file: str
+    commit: str
+    """With which this policy came."""
+    said: str
+    code_commit: str
+    """In whose worktree its relative paths start; empty if it names none."""
+    lost: str
+    """Why nothing follows it any more."""
+    forced: str
+    """Who applied another by hand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelDetail(ModelSummary):
     """All about a model but its history."""
 
@@ -164,6 +188,8 @@ class ModelDetail(ModelSummary):
     target: TargetView
     feed: FeedView | None = None
     """None until it is measured."""
+    origin: OriginView | None = None
+    """None if the policy was applied by hand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +250,17 @@ def detail(
         address=target.address if target else "",
         target=_target(target, target_error, state.champion),
         feed=feed(signals),
+        origin=_origin(state.origin),
     )
+
+
+def _origin(value: Origin | None) -> OriginView | None:
+    if value is None:
+        return None
+    return OriginView(
+        source=value.source, where=value.where, file=value.file, commit=value.revision, said=value.said,
+        code_commit=value.pinned, lost=value.lost, forced=value.forced,
+    )  # fmt: skip
 
 
 def feed(signals: Mapping[str, Signal]) -> FeedView | None:
@@ -291,11 +327,14 @@ def cycle(value: Cycle) -> CycleView:
 
 def version(value: Version) -> VersionView:
     lineage = value.lineage
+    policy = lineage.get("policy_source") or {}
     return VersionView(
         model=value.model, number=value.number, digest=value.digest, status=value.status.value,
         created_at=value.created_at, cycle=value.cycle, component=str(lineage.get("component", "")),
         parameters=lineage.get("parameters") or {}, trained_to=value.trained_to, rows=lineage.get("rows"),
         scores=value.scores, verdict=str(lineage.get("gates", "")), forced=value.forced,
+        code_commit=(lineage.get("code") or {}).get("commit"), policy_commit=policy.get("commit"),
+        policy_file=policy.get("file"), policy_source=policy.get("source"),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from controller.clock import Clock, ScaledClock, SystemClock
 from controller.fleet import places_taken
 from controller.housekeeping import Housekeeper
 from controller.leadership import FileLeadership
-from controller.loop import Loop
+from controller.loop import Chore, Loop
 from controller.metering.board import Board, Watching
 from controller.metering.named import Metric, built_in
 from controller.metering.prometheus import Access, PrometheusSource
@@ -22,11 +22,15 @@ from controller.notices.building import build_notices
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
+from controller.sources.building import Repository, build_follower
+from controller.sources.follower import PolicyFollower
 from controller.store.port import Store
 from controller.store.sql import open_store
 from deployers.local import LocalTarget
 from deployers.registry.names import parse_place
 from pipelines.jobs.local import LocalJobRunner
+
+WORKTREES_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +100,10 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
         cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip
+    sources = [follower] if (follower := _follow_git(settings, store, leadership, clock, loop)) else []
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
-        policy=reconciler.policy, home=home, signals=observer.signals,
+        policy=reconciler.policy, home=home, signals=observer.signals, sources=sources,
         metrics=lambda state, policy: board.told(state, policy, reconciler.signal_max_age),
     )  # fmt: skip
     return Parts(
@@ -129,3 +134,23 @@ def _board(settings: Settings, clock: Clock) -> Board:
         source=PrometheusSource(access), metrics={**built_in(), **named}, now=clock.now,
         parallel=settings.prometheus_parallel, own_per_tick=settings.prometheus_own_queries,
     )  # fmt: skip
+
+
+def _follow_git(
+    settings: Settings, store: Store, leadership: FileLeadership, clock: Clock, loop: Loop
+) -> PolicyFollower | None:
+    """What follows policies from Git, and does so with the loop; None if no repository is named."""
+    if settings.git_url is None:
+        return None
+    repository = Repository(
+        url=settings.git_url, branch=settings.git_branch, protocols=settings.git_protocols,
+        credentials_file=settings.git_credentials_file, ssh_key_file=settings.git_ssh_key_file,
+        known_hosts_file=settings.git_known_hosts_file, timeout_s=settings.git_timeout_s, max_mb=settings.git_max_mb,
+        max_files=settings.git_max_files,
+    )  # fmt: skip
+    follower = build_follower(
+        repository, settings.git_path, home=settings.home, store=store, epoch=leadership.epoch, now=clock.now, wake=loop.wake
+    )  # fmt: skip
+    loop.also(Chore(name="policies", every_s=settings.git_interval_s, run=follower.sync, close=follower.close))
+    loop.also(Chore(name="worktrees", every_s=WORKTREES_S, run=follower.sweep))
+    return follower

@@ -36,6 +36,8 @@ def print_explanation(told: dict[str, Any]) -> None:
         _row(grid, "" if i else "traffic", line)
     if model["target"]["error"]:
         _row(grid, "target", model["target"]["error"], "red")
+    if origin := model.get("origin"):
+        _row(grid, "policy", *_policy(origin))
     if feed := model.get("feed"):
         _row(grid, "labels", feed["sentence"])
     for i, line in enumerate(told["next"]):
@@ -86,6 +88,16 @@ def _traffic(model: dict[str, Any]) -> list[str]:
     return lines or ["none"]
 
 
+def _policy(origin: dict[str, Any]) -> tuple[str, str]:
+    """Where the policy comes from, and how that is to be shown."""
+    came = f"{origin['file']} of {origin['said']} ({origin['where']})"
+    if origin["lost"]:
+        return f"was {came}; nothing follows it any more: {origin['lost']}", "yellow"
+    if origin["forced"]:
+        return f"applied by hand by {origin['forced']} instead of {came}, until that file changes", "yellow"
+    return came, ""
+
+
 def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any]) -> None:
     if serving is None:
         return
@@ -97,7 +109,7 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
     rows = "" if version["rows"] is None else f" on {version['rows']:,} rows"
     until = "" if version["trained_to"] is None else f" up to {moment(version['trained_to'])}"
     _row(grid, "", f"{version['component']}, trained{rows}{until}{judged}")
-    _row(grid, "", f"image {version['digest'][:19]}", "dim")
+    _row(grid, "", f"image {version['digest'][:19]}{_commits(version)}", "dim")
     for line in serving.get("image", ()):
         _row(grid, "", line, "dim")
     for i, gate in enumerate(serving["gates"]):
@@ -108,6 +120,11 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
         _row(grid, "forced", f"by {version['forced']}", "yellow")
     if model["previous"] is not None:
         _row(grid, "before", f"{version_name(model['previous'])}, to which a rollback goes")
+
+
+def _commits(version: dict[str, Any]) -> str:
+    named = (("code", version.get("code_commit")), ("policy", version.get("policy_commit")))
+    return "".join(f", {what} of commit {commit[:10]}" for what, commit in named if commit)
 
 
 def _commands(commands: list[dict[str, str]]) -> None:

@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(help="The model's name.")]
 MaybeName = Annotated[str | None, typer.Argument(help="The model's name; without, all.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
 
-get = typer.Typer(no_args_is_help=True, help="List models, versions, cycles, incidents or events.")
+get = typer.Typer(no_args_is_help=True, help="List models, versions, cycles, incidents, sources or events.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -109,6 +109,32 @@ def incidents(
     ]  # fmt: skip
     columns = ("id", "fault", "models", "since (utc)", "over", "source", "sentence")
     print_table(columns, rows, empty="no incidents" if all_ else "no open incidents")
+
+
+@get.command()
+def sources(output: Output = Format.TABLE) -> None:
+    """Repositories that policies are followed from and promoted digests are written to."""
+    answer = call("GET", "/sources")
+    if output is not Format.TABLE:
+        print_data(answer, output)
+        return
+    rows = [
+        (s["name"], s["where"], (s["applied"] or "-")[:10], moment(s["applied_at"]), s["models"], moment(s["looked_at"]), _state(s))
+        for s in answer["sources"]
+    ]  # fmt: skip
+    columns = ("name", "repository", "commit", "in force since", "models", "looked at (utc)", "state")
+    print_table(columns, rows, empty="nothing is followed: RATCHET_GIT_URL names a repository, see docs/git.md")
+
+
+def _state(source: dict[str, Any]) -> str:
+    """What is wrong, or worth knowing."""
+    if source["error"]:
+        return f"cannot be read since {moment(source['failing_since'])}: {source['error']}"
+    if source["refused"]:
+        return f"{source['newest_said']} is refused: {'; '.join(source['refused'])}"
+    if source["applying"]:
+        return f"putting commit {source['applying'][:10]} into force"
+    return source["note"] or (f"{source['applied_said']} is in force" if source["applied"] else "not looked at yet")
 
 
 @get.command()

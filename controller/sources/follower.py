@@ -89,6 +89,12 @@ class PolicyFollower:
             except SourceAway as error:
                 self._note_failure(str(error), gone=False)
 
+    def sweep(self) -> None:
+        """Delete the worktrees that no model needs. Raises StoreError."""
+        with self._turn:
+            if gone := self._source.sweep(needed_commits(self._store.load_all())):
+                log.info("worktrees.deleted", worktrees=gone)
+
     def close(self) -> None:
         self._source.close()
 

@@ -47,10 +47,8 @@ class Plan:
     followed: int = 0
     """Models of the revision."""
 
-    @property
-    def checks_out(self) -> bool:
-        """Whether files of the revision are needed on disk."""
-        return any(one.origin.pinned == one.origin.revision for one in self.wanted)
+    checks_out: bool = False
+    """Whether files of the revision are needed on disk."""
 
 
 def plan(source: PolicySource, revision: Revision, states: Mapping[str, ModelState], now: datetime) -> Plan:
@@ -76,9 +74,8 @@ def plan(source: PolicySource, revision: Revision, states: Mapping[str, ModelSta
         problems.append(_emptied(revision, len(mine)))
     final = bool(problems)
     wanted = [one for one, _ in read if one is not None]
-    problems += [
-        p for one in wanted if (p := _refused(source, one, states.get(one.loaded.policy.name), now)) is not None
-    ]
+    judged = [_judge(source, one, states.get(one.loaded.policy.name), now) for one in wanted]
+    problems += [found for found, _ in judged if found is not None]
     if problems:
         return Plan(problems=tuple(problems), final=final)
     names = {*named, *(one.loaded.policy.name for one in wanted)}
@@ -86,7 +83,9 @@ def plan(source: PolicySource, revision: Revision, states: Mapping[str, ModelSta
         name: f"{s.origin.file} was deleted or renamed away in {revision.said}"
         for name, s in mine.items() if name not in names and s.origin is not None
     }  # fmt: skip
-    return Plan(wanted=tuple(wanted), lost=lost, followed=len(names))
+    return Plan(
+        wanted=tuple(wanted), lost=lost, followed=len(names), checks_out=any(pinned == revision.id for _, pinned in judged)
+    )  # fmt: skip
 
 
 def actor_of(source: PolicySource, revision: Revision) -> str:
@@ -143,6 +142,8 @@ def paths_of(policy: ModelPolicy) -> Iterator[tuple[Path, str]]:
         file = url.removeprefix(_SQLITE).partition("?")[0]
         if file and not file.startswith("/") and file != ":memory:":
             yield ("spec", "data", "source", "url"), file
+    if (lock := policy.spec.deploy.requirements) is not None and not lock.startswith("/"):
+        yield ("spec", "deploy", "requirements"), lock
     if policy.spec.train.code is not None:
         yield CODE, policy.spec.train.code
 
@@ -171,22 +172,23 @@ def _emptied(revision: Revision, models: int) -> Problem:
 
 
 # ---------------------------------------------------------------- the models' present state
-def _refused(source: PolicySource, one: Wanted, state: ModelState | None, now: datetime) -> Problem | None:
-    """Why the policy may not be followed as things stand."""
-    rule = ""
+def _judge(source: PolicySource, one: Wanted, state: ModelState | None, now: datetime) -> tuple[Problem | None, str]:
+    """Why the policy may not be followed as things stand, if so; and in which revision's files its relative paths will start."""
+    rule, pinned = "", one.origin.pinned
     if state is not None and not _may_follow(source, one, state):
         owner = f"is followed from {state.origin.where}" if state.origin else "was applied by hand"
         rule = f"{owner}: delete it there first, or write the annotation {ADOPT}: 'true' into this file to take it over"
     elif state is not None:
         try:
-            decide(one, state, "git", now)
+            decision = decide(one, state, "git", now)
+            kept = decision.after.origin if decision is not None else state.origin
+            pinned = kept.pinned if kept is not None else ""
         except OverrideRefused as error:
             rule = str(error)
     if not rule:
-        return None
-    return Problem(
-        file=one.loaded.file, line=one.loaded.line, path="metadata.name", rule=f"{one.loaded.policy.name}: {rule}"
-    )
+        return None, pinned
+    name = one.loaded.policy.name
+    return Problem(file=one.loaded.file, line=one.loaded.line, path="metadata.name", rule=f"{name}: {rule}"), pinned
 
 
 def _may_follow(source: PolicySource, one: Wanted, state: ModelState) -> bool:

@@ -100,6 +100,9 @@ class PolicySource(Protocol):
     def check_out(self, revision: str) -> None:
         """Make the revision's files stand below the folders that `folder` gives. Raises SourceAway; PathRefused for what may not be."""
 
+    def sweep(self, needed: set[str]) -> int:
+        """Delete what was checked out of other revisions than these, and not just now; how many."""
+
     def close(self) -> None:
         """Stop what is under way, from any thread."""
 

@@ -15,6 +15,7 @@ from controller.explaining import Explanation
 from controller.overrides import Order, Preview, Verb
 from controller.replaying import Replayed
 from controller.service import Applied, Ordered, PolicyDocument, Service
+from controller.sources.port import SourceStatus
 from controller.views import CycleView, EventView, IncidentView, ModelDetail, ModelSummary, VersionView
 from deployers.target import MetricsPage
 
@@ -44,6 +45,11 @@ class CycleList:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IncidentList:
     incidents: Sequence[IncidentView]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceList:
+    sources: Sequence[SourceStatus]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +154,12 @@ def list_incidents(
     return IncidentList(incidents=service.incidents(open_only=open_only, limit=limit))
 
 
+@get("/sources", sync_to_thread=True)
+def list_sources(service: Asked) -> SourceList:
+    """Repositories that policies are followed from and promoted digests written to: what is in force, and what is wrong."""
+    return SourceList(sources=service.sources())
+
+
 @get("/events")
 async def list_events(
     service: Asked,
@@ -224,6 +236,6 @@ ROUTER = Router(
     path="/api/v1",
     route_handlers=[
         list_models, get_model, list_versions, list_model_cycles, get_drift_report, explain_model, list_cycles,
-        list_targets, list_incidents, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
+        list_targets, list_incidents, list_sources, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
     ],
 )  # fmt: skip

@@ -35,7 +35,8 @@ class Entry:
     @property
     def shown(self) -> str:
         """The path as it may be printed."""
-        return self.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        text = self.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse(listing: Iterable[bytes]) -> Iterator[Entry]:
