@@ -23,9 +23,12 @@ from controller.draft import Decision, Draft
 from controller.evidence import FOLDER, KEPT_REPORTS, cycle_of_report_job
 from controller.observing import MEASUREMENT
 from controller.phases import cycle_of_job
-from controller.state import Cycle, ModelState, Phase, VersionStatus
+from controller.state import Cycle, ModelState, Phase, Version, VersionStatus
 from controller.store.port import Commit, ConflictError, Store
+from deployers.documents import MODEL_IMAGE
 from deployers.images import OciLayout
+from deployers.oci import ImageError, ImageNotFound, RegistryAway
+from deployers.placement import sweep_models
 from pipelines.cache import MANIFEST, StepCache
 from pipelines.jobs.port import JobRunner
 from policies.schema import ModelPolicy
@@ -96,6 +99,8 @@ class Housekeeper:
     cache_max_bytes: int
     keep_log: timedelta | None = None
     """So much of every prediction log; None: all of it."""
+    withdraw: Callable[[str, str, str | None], None] | None = None
+    """Deletes from the registry a model's image and, if given, its model image, by digest. Raises ImageError. None: all stay there."""
     wall: Callable[[], float] = time.time
     """Epoch seconds by the clock that stamps files."""
 
@@ -133,12 +138,32 @@ class Housekeeper:
             digest = f"sha256:{folder.name}"
             orphaned = digest not in kept and not packaging and self._age_s(folder) > ORPHAN_S
             if re.fullmatch(r"[0-9a-f]{64}", folder.name) and (digest in removed or orphaned):
+                if digest in removed and not self._withdrawn(digest, versions, layout):
+                    continue  # while the folder is there, the next sweep tries again
                 if (self.home / "images" / "index.json").is_file():
                     layout.remove(digest)
                 shutil.rmtree(folder)
                 gone += 1
         if gone:
-            log.info("housekeeping.images_deleted", images=gone, bytes=layout.gc())
+            log.info("housekeeping.images_deleted", images=gone, bytes=layout.gc(), models=sweep_models(self.home))
+
+    def _withdrawn(self, digest: str, versions: Sequence[Version], layout: OciLayout) -> bool:
+        """Whether the registry has the image no more, or there is nothing to be done about it."""
+        if self.withdraw is None:
+            return True
+        name = next(v.model for v in versions if v.digest == digest)
+        try:
+            known = {
+                v.digest: _model_image(layout, v.digest) for v in versions if v.digest == digest or v.removed_at is None
+            }
+            model_image = known.pop(digest)
+            self.withdraw(name, digest, None if model_image in known.values() else model_image)
+        except RegistryAway as error:
+            log.warning("housekeeping.registry_away", model=name, digest=digest, error=str(error))
+            return False
+        except ImageError as error:
+            log.warning("housekeeping.not_withdrawn", model=name, digest=digest, error=str(error))
+        return True
 
     def _records(self, states: Mapping[str, ModelState]) -> None:
         for folder in _folders(self.home / "jobs"):
@@ -244,6 +269,14 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
             yield from _texts(value.values())
         elif isinstance(value, Sequence):
             yield from _texts(value)
+
+
+def _model_image(layout: OciLayout, digest: str) -> str | None:
+    """Digest of the image that holds a version's model apart; None if there is none, or nothing is known of the version any more."""
+    try:
+        return layout.annotations(digest).get(MODEL_IMAGE)
+    except ImageNotFound:
+        return None
 
 
 def _folders(path: Path) -> list[Path]:

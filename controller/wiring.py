@@ -71,6 +71,27 @@ def packaging(settings: Settings) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
+def withdrawing(settings: Settings) -> Callable[[str, str, str | None], None] | None:
+    """How a version is deleted from the registry; None if the settings do not ask for it."""
+    if not settings.registry_delete or not settings.registry:
+        return None
+
+    def withdraw(model: str, digest: str, model_image: str | None) -> None:
+        from deployers.registry.publish import (
+            withdraw as from_registry,  # its client takes 0.2 s to import, and is rarely needed
+        )
+        from deployers.registry.transport import Access
+
+        place = parse_place(settings.registry)
+        access = Access(
+            credentials=settings.registry_credentials, ca=settings.registry_ca, plain_http=settings.registry_plain_http,
+            host=place.host,
+        )  # fmt: skip
+        from_registry(place, model, digest, access, model_image)
+
+    return withdraw
+
+
 def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
@@ -92,7 +113,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,
         keep_versions=settings.keep_versions, cache_max_bytes=settings.cache_max_mb * 1_000_000,
-        keep_log=timedelta(days=settings.keep_log_days) if settings.keep_log_days else None,
+        keep_log=timedelta(days=settings.keep_log_days) if settings.keep_log_days else None, withdraw=withdrawing(settings),
     )  # fmt: skip
     notices = build_notices(store=store, home=home, now=clock.now)
     loop = Loop(

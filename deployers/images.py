@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from deployers.documents import (
 )
 from deployers.layers import UnpackLimits, extract_layer, write_layer
 from deployers.oci import BlobStore, Descriptor, ImageCorrupt, ImageError, ImageNotFound, ImageRefused, ImageStoreError
-from deployers.placement import UNPACK_LOCK, fill_from_blob, link_model
+from deployers.placement import MODELS, UNPACK_LOCK, Sources, fill_from_blob, link_model
 from pipelines.jobs.files import write_bytes_atomic
 
 __all__ = [
@@ -47,8 +47,6 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-MODELS = "models"
-"""Folder beside those of unpacked images: `<layer's hex>/model/`, models that lie outside of their images. See `placement`."""
 Progress = Callable[[str], None]
 
 
@@ -290,12 +288,12 @@ class OciLayout:
         return ImageParts(manifest=entry, config=config, layers=layers, annotations=notes)
 
     def unpack(
-        self, digest: str, dest_root: Path, limits: UnpackLimits | None = None, sources: Sequence[str] = ()
+        self, digest: str, dest_root: Path, limits: UnpackLimits | None = None, sources: Sources | None = None
     ) -> Path:
         """Extract into `<dest_root>/<hex>/{model,app}` and return that folder; it is there whole, or not at all.
 
         Does nothing if it is there. A model that is placed outside of its image goes to the folder `models` beside `dest_root`, see
-        `deployers.placement`; `sources` are where a replica can pull it from. Only layers that a build of ours made are extracted; base
+        `deployers.placement`; `sources` say where a replica can pull it from. Only layers that a build of ours made are extracted; base
         layers are the business of a container engine. Raises ImageNotFound, ImageCorrupt, ImageRefused (a layer holds links, devices,
         names that lead outside, too much), ImageStoreError.
         """
@@ -309,12 +307,10 @@ class OciLayout:
                     shutil.rmtree(left_by_the_dead)
                 if not target.is_dir():
                     temporary = dest_root / f".unpacking-{target.name}"
-                    self._extract(digest, temporary, target, limits or UnpackLimits(), sources)
+                    self._extract(digest, temporary, target, limits or UnpackLimits(), sources or Sources())
         return target
 
-    def _extract(
-        self, digest: str, temporary: Path, target: Path, limits: UnpackLimits, sources: Sequence[str]
-    ) -> None:
+    def _extract(self, digest: str, temporary: Path, target: Path, limits: UnpackLimits, sources: Sources) -> None:
         image = self.verify(digest)
         layers = {dict(d.annotations).get(LAYER_KEY): d for d in image.layers}
         try:

@@ -20,8 +20,9 @@ from deployers.documents import APP, LAYER_KEY, REQUIREMENTS
 from deployers.images import ImageError, ImageRef, ImageStoreError, OciLayout
 from deployers.lockfile import Pin, lock_digest, merged
 from deployers.oci import BASE_DIGEST, BASE_NAME, TITLE, Descriptor, RegistryAway
+from deployers.placement import Sources
 from deployers.referrers import attach
-from deployers.registry.names import Place, Reference, parse_place, parse_reference
+from deployers.registry.names import Place, Reference, is_loopback, parse_place, parse_reference
 from deployers.requirements import has_runtime, owners_pins, python_of, requirements_layer, runtime_pins
 from deployers.signing import sign
 from pipelines.jobs.port import JobContext, PermanentJobError, RetryableJobError
@@ -220,9 +221,14 @@ def _access(delivery: Delivery) -> Any:
     )
 
 
-def _sources(layout: OciLayout, delivery: Delivery, model: str) -> list[str]:
+def _sources(layout: OciLayout, delivery: Delivery, model: str) -> Sources:
     """Where a replica may pull its model from: this machine's layout first, which is nearest."""
-    return [str(layout.root.absolute())]
+    places = [str(layout.root.absolute())]
+    if delivery.builder != "layout" and delivery.place is not None:
+        place = delivery.place
+        plain = delivery.plain_http or (is_loopback(place.host) and delivery.ca is None)
+        places.append(f"{'http' if plain else 'https'}://{place.host}/{place.repository(model)}")
+    return Sources(places=tuple(places), credentials=delivery.credentials, ca=delivery.ca)
 
 
 def _deliver(

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +33,22 @@ from deployers.oci import Descriptor, ImageCorrupt
 from pipelines.jobs.files import read_json, write_json_atomic
 
 FILE = "placement.json"
+MODELS = "models"
+"""Folder beside that of unpacked images: `<layer's hex>/model/`."""
 UNPACK_LOCK = ".unpack.lock"
 """In the folder of unpacked images: held by who unpacks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where replicas on the daemon's machine can pull models from."""
+
+    places: tuple[str, ...] = ()
+    """Folders of OCI layouts, `https://HOST/REPOSITORY`; tried in turn."""
+    credentials: str | None = None
+    """File with the credentials of the registries."""
+    ca: str | None = None
+    """File with the authority of their certificates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +63,9 @@ class OutsideModel:
     image: str
     """Digest of the model image."""
     sources: tuple[str, ...] = ()
-    """Where a replica on the daemon's machine can pull it from."""
+    """See Sources, as the next two."""
+    credentials: str | None = None
+    ca: str | None = None
 
 
 def model_folder(models: Path, layer: str) -> Path:
@@ -104,13 +119,13 @@ def _make_read_only(folder: Path) -> None:
             path.chmod(0o444)
 
 
-def link_model(root: Path, models: Path, model: Placed, sources: Sequence[str]) -> None:
+def link_model(root: Path, models: Path, model: Placed, sources: Sources) -> None:
     """Say in an image that is being unpacked where its model is."""
     assert model.image is not None, "a model inside of its image needs no link"
     os.symlink(Path("..", "..", models.name, oci.hex_of(model.layer.digest), MODEL), root / MODEL)
     content = {
         "placement": model.placement, "layer": model.layer.digest, "size": model.layer.size, "image": model.image,
-        "sources": list(sources),
+        "sources": list(sources.places), "credentials": sources.credentials, "ca": sources.ca,
     }  # fmt: skip
     write_json_atomic(root / FILE, content, durable=True)
 
@@ -122,7 +137,8 @@ def sweep_models(home: Path) -> int:
         return 0
     gone = 0
     with oci.folder_lock(unpacked / UNPACK_LOCK):  # no image is being linked to a model meanwhile
-        used = {oci.hex_of(p.layer) for p in map(read_placement, unpacked.glob("*")) if p is not None}
+        roots = (path for path in unpacked.iterdir() if path.is_dir())
+        used = {oci.hex_of(p.layer) for p in map(read_placement, roots) if p is not None}
         for folder in models.iterdir():
             if folder.is_dir() and not folder.name.startswith(".") and folder.name not in used:
                 with oci.folder_lock(models / f".{folder.name}.lock"):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployers.placement import MODELS, read_placement
 from deployers.routed.processes import Slot
 from deployers.routed.replicas import HOST, Obstacle, ReplicaSpec
 from deployers.routed.router import child_environment
@@ -71,7 +72,11 @@ def image_problem(home: Path, digest: str) -> str:
         root = image_root(home, digest)
     except ValueError as error:
         return str(error)
-    missing = [str(root / part) for part in ("model", "app") if not (root / part).is_dir()]
+    try:
+        pulled = (placement := read_placement(root)) is not None and placement.placement == "pull"
+    except ValueError as error:
+        return str(error)
+    missing = [str(root / part) for part in (("app",) if pulled else ("model", "app")) if not (root / part).is_dir()]
     return f"image {digest} is not unpacked: {' and '.join(missing)} missing" if missing else ""
 
 
@@ -79,7 +84,6 @@ def replica_program(home: Path, spec: ReplicaSpec, announce: Path, log: Path) ->
     """How a replica is run: with the serving code that its image carries."""
     root = image_root(home, spec.digest)
     options: Mapping[str, str] = {
-        "--model-dir": str(root / "model"),
         "--name": spec.model,
         "--version": str(spec.version),
         "--log-dir": str(home / "log" / spec.model),
@@ -88,9 +92,23 @@ def replica_program(home: Path, spec: ReplicaSpec, announce: Path, log: Path) ->
         "--workers": str(spec.workers),
         "--announce": str(announce),
     }
+    words = [*model_options(home, root), *(word for pair in options.items() for word in pair)]
     return Program(
-        command=[sys.executable, "-m", "serving.runtime", *(word for pair in options.items() for word in pair)],
+        command=[sys.executable, "-m", "serving.runtime", *words],
         env=child_environment(root / "app"),
         cwd=root / "app",
         log=log,
     )
+
+
+def model_options(home: Path, root: Path) -> list[str]:
+    """How a replica is told where its model is. Raises ValueError if that is not known."""
+    placement = read_placement(root)
+    if placement is None or placement.placement != "pull":
+        return ["--model-dir", str(root / "model")]
+    known = {"--model-credentials": placement.credentials, "--model-ca": placement.ca}
+    return [
+        "--model-layer", placement.layer, "--model-size", str(placement.size), "--model-cache", str(home / MODELS),
+        *(word for source in placement.sources for word in ("--model-from", source)),
+        *(word for option, value in known.items() if value for word in (option, value)),
+    ]  # fmt: skip

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from serving.runtime.pull import ModelLayer, sources_from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,8 @@ class Settings:
     rotate_rows: int = 50_000
     rotate_bytes: int = 32 * 1024 * 1024
     rotate_s: float = 300.0
+    layer: ModelLayer | None = None
+    """The model, if it is not in `model_dir` but to be pulled."""
 
 
 def _name(text: str) -> str:
@@ -72,7 +77,14 @@ def _port(text: str) -> int:
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     """The settings on the command line. Ends the process with status 2 and a message if they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m serving.runtime", description="Serve one version of one model.")
-    parser.add_argument("--model-dir", type=Path, required=True, help="model folder (holds model.json)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model-dir", type=Path, help="model folder (holds model.json)")
+    where.add_argument("--model-layer", help="digest of the layer that holds the model; it is pulled")
+    parser.add_argument("--model-size", type=_positive_int, default=16 << 30, help="bytes of that layer at most")
+    parser.add_argument("--model-cache", type=Path, default=Path("/models"), help="default: %(default)s")
+    parser.add_argument("--model-from", action="append", help="OCI layout or https://HOST/REPOSITORY; may be repeated")
+    parser.add_argument("--model-credentials", type=Path, default=_variable_path("RATCHET_MODEL_CREDENTIALS"))
+    parser.add_argument("--model-ca", type=Path, default=_variable_path("RATCHET_MODEL_CA"))
     parser.add_argument("--name", type=_name, required=True, help="model name, as in the routes")
     parser.add_argument("--version", type=_positive_int, required=True)
     parser.add_argument("--log-dir", type=Path, required=True, help="folder of this model's prediction log")
@@ -94,7 +106,23 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         parser.add_argument(
             _flag(field), type=_positive_seconds, default=_default(field), help="seconds; default: %(default)s"
         )
-    return Settings(**vars(parser.parse_args(arguments)))
+    return _settings(vars(parser.parse_args(arguments)))
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    names = ("layer", "size", "cache", "from", "credentials", "ca")
+    model = {name: given.pop(f"model_{name}") for name in names}
+    if model["layer"] is None:
+        return Settings(**given)
+    layer = ModelLayer(
+        digest=model["layer"], size=model["size"], cache=model["cache"], credentials=model["credentials"], ca=model["ca"],
+        sources=sources_from(model["from"], os.environ.get("RATCHET_MODEL_FROM", "")),
+    )  # fmt: skip
+    return Settings(**{**given, "model_dir": model["cache"], "layer": layer})
+
+
+def _variable_path(name: str) -> Path | None:
+    return Path(value) if (value := os.environ.get(name)) else None
 
 
 def _flag(field: str) -> str:
