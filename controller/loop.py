@@ -18,7 +18,7 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_J
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.combining import OrTrigger
 
-from controller.reconcile import LostLeadership, Reconciler
+from controller.reconcile import LapsedLease, LostLeadership, Reconciler
 from controller.store.port import ConflictError, FencedError, Store, StoreError
 from controller.telemetry.metrics import (
     INCIDENTS_OPEN,
@@ -138,7 +138,9 @@ class Loop:
         self._scheduler = SteadyScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
         self._worker = threading.Thread(target=self._work, name="reconciler", daemon=True)
         self.last_tick = 0.0
-        """Monotonic time at which a tick last enqueued all models, for `/healthz`."""
+        """Monotonic time of the last tick, for `/healthz`."""
+        self.store_answers = True
+        """Whether the store answered the last tick."""
 
     def start(self) -> None:
         for mask, kind in _SCHEDULER_EVENTS.items():
@@ -193,7 +195,9 @@ class Loop:
             open_incidents = len(self._store.incidents(open_only=True, limit=INCIDENTS_COUNTED))
         except StoreError as error:
             log.error("tick.failed", error=str(error))
+            self.last_tick, self.store_answers = time.monotonic(), False
             return
+        self.store_answers = True
         for state in states:
             self._turns.put(state.name)
         for gone in self._sentences.keys() - {state.name for state in states}:
@@ -278,6 +282,8 @@ class Loop:
         try:
             with RECONCILE_SECONDS.time():
                 sentence = self._reconciler.reconcile(name, self._now)
+        except LapsedLease as error:
+            sentence = f"this daemon may not lead now, so nothing changes: {error}"
         except LostLeadership as error:
             self._lost(str(error))
             return

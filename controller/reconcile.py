@@ -45,6 +45,10 @@ class LostLeadership(Exception):
     """Another controller leads, or may. Stop acting at once (invariant 6)."""
 
 
+class LapsedLease(LostLeadership):
+    """The lease could not be renewed in time, and nobody is known to have taken it: stop acting, but it may yet be renewed."""
+
+
 class Observer(Protocol):
     """Where measurements of live traffic come from."""
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from controller.leadership import LOCK, PRESENT
 from deployers.local import LocalTarget
 from deployers.target import TargetError
 from pipelines.jobs.local import LocalJobRunner
@@ -28,8 +30,10 @@ def stop_everything(home: Path) -> Iterator[str]:
     """Stop in the order in which nothing is started again; yields a line for each thing done. May be repeated.
 
     Raises NotStopped."""
-    pid = stop_daemon(home)
-    yield f"the daemon (pid {pid}) has stopped" if pid else "no daemon was running"
+    pids = stop_daemons(home)
+    yield from (f"the daemon (pid {pid}) has stopped" for pid in pids)
+    if not pids:
+        yield "no daemon was running"
     jobs = LocalJobRunner(home)
     active = sorted(jobs.active())
     for job_id in active:
@@ -43,24 +47,25 @@ def stop_everything(home: Path) -> Iterator[str]:
     yield "the router and all replicas have stopped"
 
 
-def stop_daemon(home: Path) -> int | None:
-    """End the daemon and wait until it has; its pid, or None if none ran. Raises NotStopped."""
-    path = home / "run" / "daemon.lock"
-    pid = _holder(path)
-    if pid is None:
-        return None
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return pid
-    except PermissionError as error:
-        raise NotStopped(f"the daemon (pid {pid}) belongs to another user") from error
+def stop_daemons(home: Path) -> list[int]:
+    """End the daemon, and those that stand by on this machine, and wait until they have; their pids. Raises NotStopped."""
+    present = sorted((home / "run" / PRESENT).glob(f"{socket.gethostname()}-*.lock"))
+    found = {path: pid for path in [*present, home / "run" / LOCK] if (pid := _holder(path)) is not None}
+    for pid in found.values():  # all at once, so that none takes over from another
+        try:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # one that was suspended would never hear of it
+        except ProcessLookupError:
+            continue
+        except PermissionError as error:
+            raise NotStopped(f"the daemon (pid {pid}) belongs to another user") from error
     deadline = time.monotonic() + DAEMON_PATIENCE_S
-    while _holder(path) is not None:
-        if time.monotonic() > deadline:
-            raise NotStopped(f"the daemon (pid {pid}) did not stop within {DAEMON_PATIENCE_S:g} s")
-        time.sleep(_POLL_S)
-    return pid
+    for path, pid in found.items():
+        while _holder(path) is not None:
+            if time.monotonic() > deadline:
+                raise NotStopped(f"the daemon (pid {pid}) did not stop within {DAEMON_PATIENCE_S:g} s")
+            time.sleep(_POLL_S)
+    return list(found.values())
 
 
 def _holder(path: Path) -> int | None:

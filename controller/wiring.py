@@ -13,7 +13,7 @@ from config.settings import Settings
 from controller.clock import Clock, ScaledClock, SystemClock
 from controller.fleet import places_taken
 from controller.housekeeping import Housekeeper
-from controller.leadership import FileLeadership
+from controller.leadership import FileLeadership, LeaseLeadership
 from controller.loop import Chore, Loop
 from controller.metering.board import Board, Watching
 from controller.metering.named import Metric, built_in
@@ -42,7 +42,7 @@ class Parts:
     store: Store
     jobs: LocalJobRunner
     target: LocalTarget
-    leadership: FileLeadership
+    leadership: LeaseLeadership
     reconciler: Reconciler
     loop: Loop
     service: Service
@@ -99,7 +99,11 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     store = open_store(settings.database_url, settings.database_password_file)
     jobs = LocalJobRunner(home)
     target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
-    leadership = FileLeadership(store, home / "run" / "daemon.lock", settings.lease_ttl_s)
+    leadership: LeaseLeadership
+    if store.shared:
+        leadership = LeaseLeadership(store, home / "run", settings.lease_ttl_s)
+    else:
+        leadership = FileLeadership(store, home / "run", settings.lease_ttl_s)
     observer = JobObserver(
         jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
     )

@@ -63,6 +63,11 @@ class SqlStore(SqlNotices, Store):
             self.close()
             raise
 
+    @property
+    def shared(self) -> bool:
+        """Whether daemons on several machines can use it at once."""
+        return isinstance(self._db, PostgresDatabase)
+
     def _check_schema(self) -> None:
         found = self._db.read(revision_of)
         if found != t.REVISION:

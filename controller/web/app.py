@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -28,11 +29,17 @@ LATE_AFTER_S = 60.0
 class Ticking(Protocol):
     last_tick: float
     """Monotonic time of the last tick; 0 before the first."""
+    store_answers: bool
+    """Whether the store answered it."""
 
 
-def build_app(service: Service, loop: Ticking, token: str) -> Guard:
+def _never() -> bool:
+    return False
+
+
+def build_app(service: Service, loop: Ticking, token: str, stands_by: Callable[[], bool] = _never) -> Guard:
     """The ASGI application; `token` opens all but the guard's open paths. The guard stands before the routing, so that not even the
-    existence of a path is told to strangers."""
+    existence of a path is told to strangers. `stands_by`: whether this daemon waits for its turn, without a loop."""
 
     @get("/metrics", sync_to_thread=False, include_in_schema=False)
     def metrics() -> Response[bytes]:
@@ -40,9 +47,12 @@ def build_app(service: Service, loop: Ticking, token: str) -> Guard:
 
     @get("/healthz", sync_to_thread=False, include_in_schema=False)
     def healthz() -> Response[dict[str, Any]]:
+        if stands_by():
+            return Response({"ok": True, "role": "standby"}, media_type=MediaType.JSON)
         age_s = time.monotonic() - loop.last_tick
         healthy = loop.last_tick > 0 and age_s < LATE_AFTER_S
-        said = {"ok": healthy, "last_tick_age_s": round(age_s, 1) if loop.last_tick else None}
+        said = {"ok": healthy, "role": "leader", "last_tick_age_s": round(age_s, 1) if loop.last_tick else None}
+        said["store"] = "answers" if loop.store_answers else "away"
         return Response(said, status_code=200 if healthy else 503, media_type=MediaType.JSON)
 
     @get("/readyz", sync_to_thread=False, include_in_schema=False)

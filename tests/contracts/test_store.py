@@ -42,7 +42,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         made: Store = open_store(f"sqlite:///{tmp_path}/state.db")
     elif request.param == "postgresql":
         server: Postgres = request.getfixturevalue("postgres")
-        made = open_store(server.url(server.new_database()), server.password_file)
+        made = open_store(server.url(server.clean_database()), server.password_file)
     else:
         made = MemoryStore(audit=request.param == "memory-audited")
     yield made

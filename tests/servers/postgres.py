@@ -32,6 +32,7 @@ class Postgres:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    _shared: str = ""
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -106,16 +107,30 @@ class Postgres:
             done = db.execute(statement.encode(), parameters or None)
             return done.fetchall() if done.description else []
 
-    def new_database(self) -> str:
-        """The name of an empty database. Never in use, so it needs no dropping: the folder goes at the end."""
+    def clean_database(self) -> str:
+        """The name of a database that is empty again, and that nobody is connected to. Far quicker than a new one, of 300 files."""
+        if not self._shared:
+            self._shared = self.new_database()
+            return self._shared
+        self.sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", "postgres", self._shared
+        )
+        self.sql("DROP SCHEMA public CASCADE", self._shared)
+        self.sql("CREATE SCHEMA public AUTHORIZATION pg_database_owner", self._shared)
+        self.sql("GRANT USAGE ON SCHEMA public TO PUBLIC", self._shared)
+        return self._shared
+
+    def new_database(self, icu_locale: str = "") -> str:
+        """The name of an empty database, sorted as the server does or by an ICU locale. It goes with the server's folder."""
         name = f"t{os.getpid()}_{next(_NAMES)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
+        sorted_by = f"LOCALE_PROVIDER icu ICU_LOCALE '{icu_locale}'" if icu_locale else ""
+        self.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {sorted_by}")
         return name
 
     def close(self) -> None:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
+                self.process.send_signal(signal.SIGQUIT)  # SIGTERM would wait for clients to leave
             stop(self.process)
         self._stack.close()
 

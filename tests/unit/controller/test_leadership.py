@@ -37,7 +37,7 @@ def leads(tmp_path: Path) -> Iterator[Callable[..., FileLeadership]]:
     store = MemoryStore()
 
     def make(**changes: object) -> FileLeadership:
-        given = {"store": store, "lock_path": tmp_path / "run" / "daemon.lock", "ttl_s": TTL_S, **changes}
+        given = {"store": store, "run": tmp_path / "run", "ttl_s": TTL_S, **changes}
         made.append(FileLeadership(**given))  # type: ignore[arg-type]
         return made[-1]
 
@@ -72,14 +72,14 @@ def test_a_killed_leader_is_succeeded_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from controller.leadership import FileLeadership; "
         "from controller.store.sql import SqlStore; "
-        f"leader = FileLeadership(SqlStore({url!r}), Path({str(tmp_path / 'run' / 'daemon.lock')!r}), 600.0); "
+        f"leader = FileLeadership(SqlStore({url!r}), Path({str(tmp_path / 'run')!r}), 600.0); "
         "print(leader.start(), flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         before = int(process.stdout.readline())
-        successor = FileLeadership(store, tmp_path / "run" / "daemon.lock", TTL_S)
+        successor = FileLeadership(store, tmp_path / "run", TTL_S)
         with pytest.raises(AlreadyRunning):
             successor.start()
     finally:
@@ -136,7 +136,7 @@ def test_a_store_that_is_away_frees_the_lock_again(leads: Callable[..., FileLead
     """A failed start must not be in the way of the next."""
 
     class Away(MemoryStore):
-        def acquire(self, holder: str, now: datetime, ttl_s: float) -> int | None:
+        def acquire(self, holder: str, now: datetime | None, ttl_s: float) -> int | None:
             raise StoreError("disk full")
 
     with pytest.raises(StoreError, match="disk full"):

@@ -61,6 +61,7 @@ class World:
     jobs: FakeJobRunner = field(default_factory=FakeJobRunner)
     now: datetime = START
     last_tick: float = 0.0
+    store_answers: bool = True
     sentences: dict[str, str] = field(default_factory=dict)
     woken: list[str] = field(default_factory=list)
     trained: int = 0
