@@ -141,14 +141,15 @@ def test_every_kind_of_change_survives_a_lost_answer(store: SqlStore, far: SqlSt
     store.commit(1, one_more(loaded(store)))
     for change in (
         lambda: far.create(1, replace(STATE, name="other"), []),
-        lambda: far.mark_notice("1", delivered_at=None),
+        lambda: far.route_notices({"1": ["ops"]}, NOW),
+        lambda: far.begin_deliveries("ops", ["1"], "b"),
         lambda: far.delete(1, "other", []),
         lambda: far.release("a"),
     ):
         proxy.cut_at(COMMIT, Cut.AFTER)
         change()
     assert store.names() == ["m"]
-    assert [n.attempts for n in store.pending_notices()] == [1]
+    assert [one.attempts for one in store.due_deliveries("ops", NOW)] == [1]
     assert store.holder() is None
 
 
@@ -285,7 +286,7 @@ def test_a_leader_that_is_stopped_with_the_lock_in_its_hands_keeps_nobody_out(
     with pytest.raises(FencedError):
         stopped.commit(1, one_more(loaded(store)))
     with pytest.raises(FencedError):
-        stopped.mark_notice("1", delivered_at=NOW)
+        stopped.begin_deliveries("ops", ["1"], "b")
     stopped.close()
     assert_whole(store)
 
