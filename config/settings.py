@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config.places import WebhookPlace, check_url, words
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -55,6 +57,9 @@ class NamedMetric(BaseModel):
         if self.query is None and self.total is None:
             raise ValueError("events and good need total")
         return self
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)]
 
 
 class Settings(BaseSettings):
@@ -167,6 +172,26 @@ class Settings(BaseSettings):
     gitops_ssh_key_file: Path | None = Field(default=None, description="as git_ssh_key_file")
     gitops_known_hosts_file: Path | None = Field(default=None, description="as git_known_hosts_file")
     clock: Path | None = Field(default=None, description="file of an accelerated clock, for demonstrations")
+    # notices: docs/notices.md
+    public_url: str | None = Field(default=None, description="address under which people reach the dashboard")
+    slack_channel: str | None = Field(default=None, description="told of models whose policies name no Slack channel")
+    slack_token_file: Path | None = Field(default=None, description="file that holds the app's bot token")
+    slack_token_env: str | None = Field(default=None, description="variable that holds it instead")
+    slack_api: str = Field(default="https://slack.com/api/", description="Slack's Web API")
+    slack_signing_secret_file: Path | None = Field(default=None, description="file that holds the app's signing secret")
+    slack_signing_secret_env: str | None = Field(default=None, description="variable that holds it instead")
+    slack_users: Words | None = Field(default=None, description="ids of those whose buttons count")
+    webhook: str | None = Field(default=None, description="told of models whose policies name no webhook")
+    webhooks: dict[str, WebhookPlace] | None = Field(default=None, description="webhooks that policies may name")
+    alertmanager_urls: Words | None = Field(default=None, description="every instance of a cluster")
+    alertmanager_user: str | None = Field(default=None, description="for basic authentication")
+    alertmanager_secret_file: Path | None = Field(default=None, description="file that holds the password or token")
+    alertmanager_secret_env: str | None = Field(default=None, description="variable that holds it instead")
+    alert_hook_token_file: Path | None = Field(default=None, description="file that holds the token of inbound alerts")
+    alert_hook_token_env: str | None = Field(default=None, description="variable that holds it instead")
+    alert_max_age_s: Annotated[float, Field(gt=0)] = Field(
+        default=18_000.0, description="an alert that was not repeated for so long is unknown"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
@@ -204,6 +229,13 @@ class Settings(BaseSettings):
                 "sign_command signs what is in a registry: image_builder must not be layout, or sign_command be empty"
             )
         return self
+
+    @field_validator("public_url", "slack_api", "alertmanager_urls")
+    @classmethod
+    def _address(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for url in (value,) if isinstance(value, str) else value or ():
+            check_url(url)
+        return value
 
     @property
     def database_url(self) -> str:

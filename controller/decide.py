@@ -23,7 +23,7 @@ from pipelines.jobs.port import JobStatus
 from policies import triggers
 from policies.durations import format_duration
 from policies.schema import ModelPolicy
-from policies.signals import Comparison, Fault, Signal
+from policies.signals import AlertSignal, Comparison, Fault, Signal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,8 @@ class Snapshot:
     """None if the target is away or knows nothing."""
     target_error: str = ""
     observation: Observation | None = None
+    alerts: Mapping[str, AlertSignal] = field(default_factory=dict)
+    """What Alertmanager has told of those that the triggers wait for, by `policies.trigger_rules.alert_key`."""
     busy_cycles: int = 0
     """Open cycles of other models that are past queueing."""
     max_busy_cycles: int = 1_000_000
@@ -169,6 +171,9 @@ def trigger_facts(draft: Draft, snapshot: Snapshot) -> triggers.TriggerFacts:
         objective=draft.policy.spec.objective.metric,
         trained_to=champion.trained_to if champion else None,
         since=state.last_closed_at or state.created_at,
+        alerts=snapshot.alerts,
+        model=state.name,
+        opened_at=state.recent_cycles[-1][0] if state.recent_cycles else None,
         memory=state.trigger_memory,
         max_age=snapshot.signal_max_age,
     )

@@ -20,6 +20,7 @@ from controller.plan import desired_plan
 from controller.quarantine import remembered
 from controller.state import (
     Cycle,
+    Ended,
     Event,
     FaultOrigin,
     KnownFault,
@@ -185,6 +186,10 @@ class Draft:
             self.set(fruitless=0)
         elif outcome in FRUITLESS:
             self.set(fruitless=self.state.fruitless + 1)
+        ended = Ended(
+            cycle=cycle.number, outcome=outcome, sentence=cycle.sentence, opened_at=cycle.opened_at, at=self.now
+        )
+        self.set(ended=ended)
         self.set(cycle=None, last_closed_at=self.now, recent_cycles=recent, trigger_memory={})
 
     def finish(self, sentence: str) -> Decision:

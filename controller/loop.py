@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.combining import OrTrigger
 
 from controller.reconcile import LapsedLease, LostLeadership, Reconciler
+from controller.state import Incident, ModelState
 from controller.store.port import ConflictError, FencedError, Store, StoreError
 from controller.telemetry.metrics import (
     INCIDENTS_OPEN,
@@ -119,8 +120,9 @@ class Loop:
         self, *, store: Store, reconciler: Reconciler, tell: Callable[[], None], now: Callable[[], datetime],
         renew: Callable[[], None], on_lost: Callable[[str], None], tick_s: float, lease_ttl_s: float, cron: bool = True,
         housekeep: Callable[[], None] = lambda: None, refresh: Callable[[], object] | None = None,
+        watch: Callable[[Sequence[ModelState], Sequence[Incident], datetime], None] = lambda *_: None,
     ) -> None:  # fmt: skip
-        """`tell`: gives people their notices; called often, must not block."""
+        """`tell`: gives people their notices; called often, must not block. `watch`: is shown the state of everything at each tick."""
         self._store = store
         self._reconciler = reconciler
         self._tell = tell
@@ -133,6 +135,7 @@ class Loop:
         self._housekeep = housekeep
         self._refresh = refresh
         self._chores: list[Chore] = []
+        self._watch = watch
         self._turns = Turns()
         self._sentences: dict[str, str] = {}
         self._scheduler = SteadyScheduler(timezone="UTC", job_defaults=_QUIETLY_DROPPED)
@@ -192,7 +195,7 @@ class Loop:
     def _tick(self) -> None:
         try:
             states = self._store.load_all()
-            open_incidents = len(self._store.incidents(open_only=True, limit=INCIDENTS_COUNTED))
+            incidents = self._store.incidents(open_only=True, limit=INCIDENTS_COUNTED)
         except StoreError as error:
             log.error("tick.failed", error=str(error))
             self.last_tick, self.store_answers = time.monotonic(), False
@@ -205,8 +208,12 @@ class Loop:
             show_labels(gone, {})
         self.last_tick = time.monotonic()
         MODELS.set(len(states))
-        INCIDENTS_OPEN.set(open_incidents)
+        INCIDENTS_OPEN.set(len(incidents))
         OPEN_CYCLES.set(sum(state.cycle is not None for state in states))
+        try:
+            self._watch(states, incidents, self._now())
+        except Exception:
+            log.exception("alerts.failed")
         if self._cron:
             self._schedule_cron({state.name: state for state in states})
 

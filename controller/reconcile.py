@@ -30,6 +30,7 @@ from controller.work import wanted_job
 from deployers.target import StalePlanError, Target, TargetError, TargetStatus
 from pipelines.jobs.port import JobRunner, JobStatus, RetryableJobError
 from policies.schema import ModelPolicy
+from policies.signals import AlertSignal
 
 log = structlog.get_logger()
 
@@ -82,6 +83,8 @@ class Reconciler:
     """Whether Evidently's report is made of the drift that opens a cycle."""
     packaging: Mapping[str, Any] = field(default_factory=dict)
     """What packaging jobs are told of the daemon's settings (`deployers.package`)."""
+    alerts: Callable[[ModelPolicy], Mapping[str, AlertSignal]] = lambda _policy: {}
+    """What Alertmanager has told of the alerts that a policy waits for."""
     restless: set[str] = field(default_factory=set)
     """Models that wait for something that may end at any moment, and should be looked at again soon."""
     _policies: dict[str, tuple[str, ModelPolicy]] = field(default_factory=dict)
@@ -166,6 +169,7 @@ class Reconciler:
             target=target,
             target_error=target_error,
             observation=self.observer.observe(state, policy, now),
+            alerts=self.alerts(policy),
             busy_cycles=self.busy_cycles(state.name) if state.cycle and state.cycle.phase is Phase.QUEUED else 0,
             max_busy_cycles=self.max_busy_cycles,
             signal_max_age=self.signal_max_age,

@@ -250,6 +250,17 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How the last cycle ended."""
+
+    cycle: int
+    outcome: Outcome
+    sentence: str
+    opened_at: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelState:
     """Everything `decide` needs to know about one model, in one optimistic row."""
 
@@ -286,6 +297,8 @@ class ModelState:
     faults: tuple[KnownFault, ...] = ()
     """Of what feeds it, that are not gone yet."""
     last_closed_at: datetime | None = None
+    ended: Ended | None = None
+    """The last cycle, as far as it matters when it is closed; None in states of older releases."""
     fruitless: int = 0
     """Cycles in a row that brought no new champion."""
     recent_cycles: tuple[tuple[datetime, float], ...] = ()

@@ -18,7 +18,9 @@ from controller.loop import Chore, Loop
 from controller.metering.board import Board, Watching
 from controller.metering.named import Metric, built_in
 from controller.metering.prometheus import Access, PrometheusSource
-from controller.notices.building import build_notices
+from controller.notices.building import NoticeOptions, Notices, WebhookOptions
+from controller.notices.routing import Defaults
+from controller.notices.secrets import Secret
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
@@ -92,6 +94,33 @@ def withdrawing(settings: Settings) -> Callable[[str, str, str | None], None] | 
     return withdraw
 
 
+def notice_options(settings: Settings) -> NoticeOptions:
+    """What the settings say about telling people."""
+    s = settings
+    signing = Secret(
+        name="slack_signing_secret", file=s.slack_signing_secret_file, variable=s.slack_signing_secret_env or ""
+    )
+    secret = Secret(
+        name="alertmanager_secret", file=s.alertmanager_secret_file, variable=s.alertmanager_secret_env or ""
+    )
+    return NoticeOptions(
+        public_url=(s.public_url or "").rstrip("/") + ("/" if s.public_url else ""),
+        defaults=Defaults(slack=s.slack_channel or "", webhook=s.webhook or ""),
+        slack_token=Secret(name="slack_token", file=s.slack_token_file, variable=s.slack_token_env or ""),
+        slack_api=s.slack_api, buttons=signing.is_set and bool(s.slack_users),
+        webhooks={
+            name: WebhookOptions(
+                url=Secret(name=f"webhooks.{name}.url", value=one.url or "", file=one.url_file, variable=one.url_env or ""),
+                secret=Secret(name=f"webhooks.{name}.secret", file=one.secret_file, variable=one.secret_env or "")
+                if one.secret_file or one.secret_env else None,
+            )
+            for name, one in (s.webhooks or {}).items()
+        },
+        alertmanagers=s.alertmanager_urls or (), alertmanager_user=s.alertmanager_user or "",
+        alertmanager_secret=secret if secret.is_set else None,
+    )  # fmt: skip
+
+
 def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
     home = home_folder(settings)
@@ -119,9 +148,9 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         keep_versions=settings.keep_versions, cache_max_bytes=settings.cache_max_mb * 1_000_000,
         keep_log=timedelta(days=settings.keep_log_days) if settings.keep_log_days else None, withdraw=withdrawing(settings),
     )  # fmt: skip
-    notices = build_notices(store=store, home=home, now=clock.now)
+    notices = Notices(store=store, home=home, now=clock.now, policy=reconciler.policy, options=notice_options(settings))
     loop = Loop(
-        store=store, reconciler=reconciler, tell=notices.dispatcher.round, now=clock.now,
+        store=store, reconciler=reconciler, tell=notices.dispatcher.round, watch=notices.feed.look, now=clock.now,
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
         cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip

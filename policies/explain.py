@@ -34,7 +34,9 @@ from policies.schema import (
     SqlSource,
     WebhookNotice,
 )  # fmt: skip
+from policies.trigger_rules import alert_key
 from policies.trigger_shapes import (
+    AlertTrigger,
     AllOf,
     AnyOf,
     AtLeast,
@@ -65,7 +67,7 @@ def explain(policy: ModelPolicy, *, now: datetime | None = None) -> list[str]:
         f"{policy.name}: a {task} of {spec.data.label!r}, judged by {spec.objective.metric}.",
         *_data(spec),
         *_training(spec),
-        *_triggers(spec.triggers, now),
+        *_triggers(spec.triggers, policy.name, now),
         _limits(spec),
         *_gates(spec.gates),
         *_approval(spec),
@@ -123,12 +125,12 @@ def _training(spec: Spec) -> list[str]:
 
 
 # ---------------------------------------------------------------- triggers
-def _triggers(node: TriggerNode, now: datetime | None) -> list[str]:
+def _triggers(node: TriggerNode, model: str, now: datetime | None) -> list[str]:
     if isinstance(node, ManualTrigger):
         return ["No cycle opens by itself, only by `ratchet trigger`."]
     if not children(node):
-        return [f"A cycle opens when {_leaf(node, now)}."]
-    return [f"A cycle opens when {_heads(node)}:", *_below(node, "  ", now)]
+        return [f"A cycle opens when {_leaf(node, model, now)}."]
+    return [f"A cycle opens when {_heads(node)}:", *_below(node, "  ", model, now)]
 
 
 def _heads(node: TriggerNode) -> str:
@@ -143,17 +145,17 @@ def _heads(node: TriggerNode) -> str:
             raise AssertionError(node)
 
 
-def _below(node: TriggerNode, indent: str, now: datetime | None) -> list[str]:
+def _below(node: TriggerNode, indent: str, model: str, now: datetime | None) -> list[str]:
     lines = []
     for _, child in children(node):
         if children(child):
-            lines += [f"{indent}- {_heads(child)}:", *_below(child, indent + "  ", now)]
+            lines += [f"{indent}- {_heads(child)}:", *_below(child, indent + "  ", model, now)]
         else:
-            lines.append(f"{indent}- {_leaf(child, now)}")
+            lines.append(f"{indent}- {_leaf(child, model, now)}")
     return lines
 
 
-def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
+def _leaf(leaf: TriggerNode, model: str, now: datetime | None) -> str:
     match leaf:
         case PerformanceTrigger():
             return _performance(leaf.performance)
@@ -178,6 +180,9 @@ def _leaf(leaf: TriggerNode, now: datetime | None) -> str:
             return f"{leaf.volume.labelled_rows} labelled rows have matured since the training"
         case MetricTrigger():
             return _metric(leaf.metric)
+        case AlertTrigger():
+            held = f" for {span(leaf.alert.for_)}" if leaf.alert.for_ else ""
+            return f"Alertmanager tells that the alert {alert_key(leaf.alert, model)} fires{held}, once each time"
         case _:
             return "never by itself (manual)"
 
@@ -375,7 +380,17 @@ def _notices(notices: tuple[Notice, ...]) -> list[str]:
             case SlackNotice():
                 told.append(f"Slack {notice.slack}")
             case WebhookNotice():
-                told.append(f"the webhook {notice.webhook}")
+                told.append(f"the webhook {_without_parameters(notice.webhook)}")
             case LogNotice():
                 told.append(f"the log ({notice.log})")
     return [f"Told of what happens: {', '.join(told)}."] if told else []
+
+
+def _without_parameters(url: str) -> str:
+    """Parameters of a webhook's URL are often secret.
+
+    >>> _without_parameters("https://host/hook?token=1"), _without_parameters("ops")
+    ('https://host/hook?…', 'ops')
+    """
+    place, mark, _ = url.partition("?")
+    return f"{place}?…" if mark else place

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 from policies.durations import Duration, PositiveDuration, parse_duration, spell_duration
 from policies.fields import (
@@ -30,7 +37,6 @@ from policies.fields import (
     Text,
     Whole,
     metric_names,
-    one_key,
     one_or_many,
 )
 from policies.gate_shapes import (
@@ -46,9 +52,12 @@ from policies.gate_shapes import (
     SlicesGate,
 )
 from policies.metrics import Task
+from policies.notice_shapes import LogNotice, Notice, SlackNotice, WebhookNotice
 from policies.problems import spell_path
 from policies.rollout_shapes import Rollout, RolloutStep, Step
 from policies.trigger_shapes import (
+    Alert,
+    AlertTrigger,
     AllOf,
     AnyOf,
     AtLeast,
@@ -75,6 +84,8 @@ from policies.trigger_shapes import (
 
 __all__ = [
     "NAME_PATTERN",
+    "Alert",
+    "AlertTrigger",
     "AllOf",
     "AnyOf",
     "AtLeast",
@@ -401,7 +412,7 @@ class Objective(Shape):
     """Probability from which a binary prediction counts as positive."""
 
 
-# ---------------------------------------------------------------- budget, deploy, notify
+# ---------------------------------------------------------------- budget, deploy
 class Budget(Shape):
     """How much retraining may happen by itself."""
 
@@ -433,43 +444,6 @@ class ModelSpec(Shape):
 
     placement: Literal["image", "volume", "pull"] = "image"
     """`image`: inside; `volume`: in a folder that all replicas of a machine share; `pull`: each replica fetches it when it starts."""
-
-
-class SlackNotice(Shape):
-    """Tells a Slack channel."""
-
-    slack: Text
-    """The channel, such as `"#ops-models"` (in quotes, because of the #)."""
-
-
-class WebhookNotice(Shape):
-    """Tells an HTTP endpoint."""
-
-    webhook: Text
-    """The URL that gets a JSON POST."""
-
-
-class LogNotice(Shape):
-    """Tells the daemon's log."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["log"]})
-
-    log: Literal["info", "warning"] = "info"
-    """The level: `info` or `warning`."""
-
-
-NOTICE_KEYS = ("slack", "webhook", "log")
-Notice = Annotated[
-    Annotated[SlackNotice, Tag("<slack>")]
-    | Annotated[WebhookNotice, Tag("<webhook>")]
-    | Annotated[LogNotice, Tag("<log>")],
-    Discriminator(
-        lambda v: one_key(v, NOTICE_KEYS),
-        custom_error_type="notice_unknown",
-        custom_error_message="a notice is a mapping with one of the keys " + ", ".join(NOTICE_KEYS),
-        custom_error_context={"choices": list(NOTICE_KEYS)},
-    ),
-]
 
 
 # ---------------------------------------------------------------- the whole

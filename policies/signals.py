@@ -104,6 +104,18 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AlertSignal:
+    """What is known of the alerts that a rule waits for."""
+
+    firing: tuple[datetime, ...] = ()
+    """When each episode that lasts was first heard of, by our clock, oldest first."""
+    said_at: datetime | None = None
+    """When it was last heard of one that does not fire any more; None if none ever did, as far as we were told."""
+    reason: str = ""
+    """Why nothing is known; empty if something is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """Something wrong with what feeds a model, not with the model: its window is held, and the owner is told.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.problems import Path
-from policies.schema import DriftTrigger, EstimatedPerformance, EstimatedPerformanceTrigger, LogNotice, ModelPolicy
+from policies.schema import DriftTrigger, EstimatedPerformance, EstimatedPerformanceTrigger, ModelPolicy
 from policies.trigger_shapes import leaves_with_paths
 
 
@@ -16,10 +16,6 @@ def unsupported(policy: ModelPolicy) -> list[tuple[Path, str]]:
                 found.append((("spec", "triggers", *path, *place, "metric"), "an estimated r2; mae and rmse are"))
     if policy.spec.deploy.target != "local":
         found.append((("spec", "deploy", "target"), f"{policy.spec.deploy.target}; local is"))
-    for i, notice in enumerate(policy.spec.notify):
-        if not isinstance(notice, LogNotice):
-            kind = next(iter(type(notice).model_fields))
-            found.append((("spec", "notify", i, kind), f"{kind}; log is"))
     return found
 
 

@@ -5,6 +5,7 @@ How their answers combine, and what is remembered between looks, is explained in
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from policies.durations import about
 from policies.metric_rules import CLOCK_SKEW, judge
 from policies.metric_shapes import Metric
 from policies.metrics import METRICS
-from policies.signals import Signal, SignalKind, SignalQuery
+from policies.signals import AlertSignal, Signal, SignalKind, SignalQuery
 from policies.trigger_shapes import (
+    Alert,
+    AlertTrigger,
     Calibration,
     CalibrationTrigger,
     Drift,
@@ -38,6 +41,7 @@ from policies.trigger_shapes import (
     TriggerNode,
     Volume,
     VolumeTrigger,
+    trigger_leaves,
 )
 
 _DOUBLINGS_MAX = 10
@@ -70,13 +74,21 @@ class TriggerFacts:
     """Rows that the champion was trained on; None if that is not known."""
     trained_to: datetime | None = None
     """Time of the champion's newest training row, where rows have times."""
+    alerts: Mapping[str, AlertSignal] = field(default_factory=dict)
+    """By `alert_key`."""
+    model: str = ""
+    """Name of the model, which alerts carry as a label."""
+    opened_at: datetime | None = None
+    """When the last cycle opened: alerts that were heard of before then have had their cycle."""
     memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the last look left, by trigger id."""
     max_age: timedelta = timedelta(days=1)
     """Older signals are stale, which is unknown."""
 
     def __post_init__(self) -> None:
-        assert all(moment is None or moment.tzinfo for moment in (self.now, self.since, self.trained_to)), self
+        assert all(
+            moment is None or moment.tzinfo for moment in (self.now, self.since, self.trained_to, self.opened_at)
+        ), self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +158,8 @@ def look_at(leaf: TriggerNode, facts: TriggerFacts, memory: Mapping[str, Any]) -
             return _staleness(leaf.staleness, facts)
         case ManualTrigger():
             return _quiet("fires only by hand")
+        case AlertTrigger():
+            return _alert(leaf.alert, facts)
         case MetricTrigger():
             return _metric(leaf.metric, facts, memory)
         case DriftTrigger(drift=rule) if rule.only_if is not None:
@@ -402,6 +416,55 @@ def _volume(rule: Volume, value: float, facts: TriggerFacts) -> Look:
     if value >= needed:
         return _fired(f"{words} are in, {needed} or more{why}")
     return _quiet(f"{words} are in, fewer than {needed}{why}")
+
+
+# ---------------------------------------------------------------- alerts
+def match_of(rule: Alert, model: str) -> dict[str, str]:
+    """The labels that an alert must have, its name among them."""
+    return {"alertname": rule.name, **({"model": model} if rule.match is None else rule.match)}
+
+
+def alert_key(rule: Alert, model: str) -> str:
+    """What the alert that a rule waits for is called in facts and in words.
+
+    >>> alert_key(Alert(name="Slow"), "late")
+    'Slow{model="late"}'
+    """
+    labels = [
+        f"{name}={json.dumps(value)}" for name, value in sorted(match_of(rule, model).items()) if name != "alertname"
+    ]
+    return f"{rule.name}{{{', '.join(labels)}}}"
+
+
+def alerts_wanted(node: TriggerNode, model: str) -> dict[str, dict[str, str]]:
+    """`alert_key` → labels, of all alerts that a trigger waits for."""
+    rules = [leaf.alert for leaf in trigger_leaves(node) if isinstance(leaf, AlertTrigger)]
+    return {alert_key(rule, model): match_of(rule, model) for rule in rules}
+
+
+def _alert(rule: Alert, facts: TriggerFacts) -> Look:
+    """Once an episode: Alertmanager repeats what fires, and a cycle that brought nothing does not end an alert. Alertmanager tells of
+    what fires and of its end, so an alert of which nothing was heard does not fire."""
+    name = f"the alert {alert_key(rule, facts.model)}"
+    signal = facts.alerts.get(alert_key(rule, facts.model))
+    if signal is None:
+        return _unknown(f"{name} is unknown: nobody looked")
+    if signal.reason == "stale":
+        ago = f" for {about(facts.now - signal.said_at)}" if signal.said_at is not None else ""
+        return _unknown(f"{name} fired, but Alertmanager has not repeated it{ago}")
+    if signal.reason:
+        return _unknown(f"{name} is unknown: {signal.reason}")
+    fresh = [at for at in signal.firing if facts.opened_at is None or at > facts.opened_at]
+    if not fresh:
+        if signal.firing:
+            return _quiet(f"{name} has fired for {about(facts.now - signal.firing[0])}, and had its cycle")
+        over = f": it was over {about(facts.now - signal.said_at)} ago" if signal.said_at is not None else ""
+        return _quiet(f"{name} does not fire, as far as Alertmanager has told{over}")
+    since = fresh[0]
+    held = max(facts.now - since, timedelta(0))
+    if held >= rule.for_:
+        return _fired(f"{name} fires{f' since {about(held)}' if held else ''}")
+    return _quiet(f"{name} fires since {about(held)}, counts after {about(rule.for_)}", next_at=_plus(since, rule.for_))
 
 
 # ---------------------------------------------------------------- time

@@ -19,6 +19,9 @@ from policies.problems import Path
 _PositiveNumber = Annotated[Number, Field(gt=0)]
 
 
+AlertLabel = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=200)]
+
+
 class Performance(Shape):
     """Score of the champion on recent rows whose labels have matured. Exactly one of below, above and drop."""
 
@@ -163,6 +166,17 @@ class Volume(Shape):
         return self
 
 
+class Alert(Shape):
+    """An alert of Alertmanager, which tells the daemon of it by a webhook."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    """Of the alert: its label `alertname`."""
+    match: Annotated[Mapping[AlertLabel, Annotated[str, Field(max_length=1000)]], Field(max_length=20)] | None = None
+    """Labels and their values; by default `model`, with the model's name. `{}` asks for no label."""
+    for_: Duration = Field(default=parse_duration("0s"), alias="for")
+    """How long it must fire before the trigger does, from when it was first heard of."""
+
+
 class Manual(Shape):
     """Fires only on `ratchet trigger`. `manual:` needs no value."""
 
@@ -268,6 +282,13 @@ class MetricTrigger(Shape):
     """Which metric, and when it is bad."""
 
 
+class AlertTrigger(Shape):
+    """Fires when an alert does, once for each time that it starts."""
+
+    alert: Annotated[Alert, _short("name", "an alert is its name, such as HighErrorRate", str | Alert)]
+    """Which: `alert: HighErrorRate` is short for `alert: {name: HighErrorRate}`."""
+
+
 class ManualTrigger(Shape):
     """Never fires by itself."""
 
@@ -281,7 +302,7 @@ class ManualTrigger(Shape):
 
 TRIGGER_KEYS = (
     "any", "all", "at_least", "performance", "calibration", "drift", "estimated_performance", "schedule", "staleness", "volume",
-    "metric", "manual",
+    "metric", "alert", "manual",
 )  # fmt: skip
 
 
@@ -302,6 +323,7 @@ TriggerNode = Annotated[
     | Annotated[StalenessTrigger, Tag("<staleness>")]
     | Annotated[VolumeTrigger, Tag("<volume>")]
     | Annotated[MetricTrigger, Tag("<metric>")]
+    | Annotated[AlertTrigger, Tag("<alert>")]
     | Annotated[ManualTrigger, Tag("<manual>")],
     Discriminator(
         _trigger_tag,

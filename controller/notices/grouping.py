@@ -16,6 +16,8 @@ SETTLED_AT_LAST = timedelta(seconds=30)
 """However many more keep coming, the first ones wait no longer."""
 PROGRESS = frozenset({"step.reached"})
 """Kinds that only go on with what is known; channels that can change a message tell no new one."""
+ORDERED = "override."
+"""Beginning of the kinds that a person has just brought about, and waits to see."""
 _NUMBERS = re.compile(r"[0-9][0-9.,:]*")
 
 
@@ -45,7 +47,7 @@ def plan(
     many = {key: pile for key, pile in piles.items() if len(pile) >= ALIKE_FROM or key[0] == "incident"}
     few = [notice for key, pile in piles.items() if key not in many for notice in pile]
     ripe = [pile for pile in many.values() if _is_settled(pile, now, settle)]
-    singles = [notice for notice in few if _is_old(notice, now, settle)]
+    singles = [notice for notice in few if notice.kind.startswith(ORDERED) or _is_old(notice, now, settle)]
     if len(singles) + len(ripe) > room:
         by_kind: dict[str, list[NoticeRecord]] = {}
         for notice in singles:

@@ -79,3 +79,15 @@ def host_of(url: str) -> str:
         return f"{parts.scheme}://{parts.hostname or '?'}{f':{parts.port}' if parts.port else ''}/…"
     except ValueError:
         return "…"
+
+
+def is_address(url: str) -> bool:
+    """
+    >>> [is_address(url) for url in ("https://a/b", "ftp://a", "https://[", "http://")]
+    [True, False, False, False]
+    """
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

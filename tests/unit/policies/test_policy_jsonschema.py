@@ -54,6 +54,8 @@ def test_examples_validate(path: Path) -> None:
         small(more='  triggers: {schedule: "0 4 * * 1"}\n'),
         small(more='  triggers: {schedule: {cron: "0 4 * * 1"}}\n'),
         small(more="  triggers: {staleness: {age: 30d}}\n"),
+        small(more="  triggers: {alert: HighErrorRate}\n"),
+        small(more="  triggers: {alert: {name: HighErrorRate, match: {team: ops}, for: 5m}}\n"),
         small(more="  triggers: {at_least: 1, of: [{manual: }, {manual: {}}]}\n"),
         small(("boosting}", "boosting, window: since_change, refit: true}")),
         small(("boosting}", "boosting, window: [all, 30d, since_change]}"), ("    time: at\n", "")),

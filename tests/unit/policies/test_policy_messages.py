@@ -7,7 +7,7 @@ from policy_texts import DESIGN, only_problem, read, small
 
 METRICS_OF_BINARY = "accuracy, average_precision, balanced_accuracy, brier, f1, log_loss, precision, recall, roc_auc"
 THRESHOLD = "must be evidently, calibrated or a distance greater than 0"
-KINDS = "any, all, at_least, performance, calibration, drift, estimated_performance, schedule, staleness, volume, metric, manual"
+KINDS = "any, all, at_least, performance, calibration, drift, estimated_performance, schedule, staleness, volume, metric, alert, manual"
 DURATION = "a duration is a number with a unit (s, m, h, d, w), such as 30m or 1h30m"
 CRON = "a cron expression has five fields: minute, hour, day of month, month, day of week"
 
@@ -304,12 +304,37 @@ def test_all_errors_at_once() -> None:
     assert [p.line for p in problems] == [5, 8, 11, 12, 12, 13, 13, 14, 15]
 
 
-def test_design_example_parses_and_is_refused_by_name() -> None:
-    """The design's example fits the schema; only what is not built yet is refused, each with line and path."""
-    assert read(DESIGN, check_support=False).problems == ()
-    assert [str(p) for p in read(DESIGN).problems] == [
-        "p.yaml:37: spec.notify[0].slack: not supported yet: slack; log is",
+def test_design_example_is_supported_and_the_rest_is_refused_by_name() -> None:
+    """The design's example can be followed; what is not built yet is refused, with line and path."""
+    assert read(DESIGN).problems == ()
+    cluster = DESIGN.replace("target: local", "target: kubernetes")
+    assert [str(p) for p in read(cluster).problems] == [
+        "p.yaml:36: spec.deploy.target: not supported yet: kubernetes; local is",
     ]
+
+
+@pytest.mark.parametrize(
+    ("notice", "said"),
+    [
+        ("{webhook: 'https://user:pw@host/'}", "must be an http or https URL without user"),
+        ("{webhook: 'file:///etc/passwd'}", "must be an http or https URL without user"),
+        ("{webhook: 'https://host/ x'}", "must be an http or https URL without user"),
+        ("{slack: '<!channel>'}", "spec.notify[0].slack"),
+        ("{slack: 'a b'}", "spec.notify[0].slack"),
+    ],
+)
+def test_a_channel_is_an_address_and_nothing_else(notice: str, said: str) -> None:
+    """No password in a webhook's URL, no other scheme, and no markup for the name of a channel."""
+    problems = read(small(more=f"  notify: [{notice}]\n")).problems
+    assert [said in str(p) for p in problems] == [True]
+
+
+@pytest.mark.parametrize(
+    "notice", ["{webhook: ops}", "{webhook: 'http://127.0.0.1:9/x?y=1'}", "{slack: C0123}", "{slack: '#a-b'}"]
+)
+def test_channels_that_make_sense_are_taken(notice: str) -> None:
+    """A webhook by name or URL, a Slack channel by name or id."""
+    assert read(small(more=f"  notify: [{notice}]\n")).problems == ()
 
 
 def test_values_of_mappings_are_not_shown() -> None:

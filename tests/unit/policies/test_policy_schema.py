@@ -154,10 +154,7 @@ def test_metrics_fit_the_task_without_a_reader() -> None:
 def test_unsupported_is_listed_by_place() -> None:
     """What is not built yet is found wherever it stands, and a policy without it has nothing to list."""
     (one,) = read(DESIGN.replace("target: local", "target: kubernetes"), check_support=False).policies
-    assert [path for path, _ in unsupported(one.policy)] == [
-        ("spec", "deploy", "target"),
-        ("spec", "notify", 0, "slack"),
-    ]
+    assert [path for path, _ in unsupported(one.policy)] == [("spec", "deploy", "target")]
     assert unsupported(read(small()).policies[0].policy) == []
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from policies.schema import TriggerNode, trigger_leaves
-from policies.signals import Basis, Signal
+from policies.signals import AlertSignal, Basis, Signal
+from policies.trigger_rules import alerts_wanted
 from policies.trigger_shapes import MetricTrigger
 from policies.triggers import TriggerFacts, TriggerState, evaluate, kleene, needs
 
@@ -50,6 +51,7 @@ leaves = st.one_of(
     st.just({"drift": {"threshold": 0.2, "only_if": {"estimated_performance": {"drop": 0.1, "metric": "recall"}}}}),
     st.sampled_from([{"schedule": "0 4 * * 1"}, {"schedule": "*/5 * * * *"}, {"staleness": "30d"}, {"manual": None}]),
     st.sampled_from([{"volume": {"labelled_rows": 500}}, {"volume": {"growth": 1.5}}]),
+    st.sampled_from([{"alert": "Slow"}, {"alert": {"name": "Slow", "match": {}, "for": "2h"}}]),
     st.sampled_from([{"estimated_performance": {"metric": "recall", "drop": 0.1}}]),
 )
 trees = st.recursive(
@@ -82,10 +84,21 @@ def looks(draw: st.DrawFn, tree: Any) -> TriggerFacts:
                 basis=draw(st.sampled_from(Basis)) if key in metrics else None,
                 good_until=draw(st.one_of(st.none(), moments)) if key in metrics else None,
             )  # fmt: skip
+    alerts = {
+        key: AlertSignal(
+            firing=tuple(sorted(draw(st.lists(moments, max_size=2)))), said_at=draw(st.one_of(st.none(), moments)),
+            reason=draw(st.sampled_from(["", "stale", "no token"])),
+        )
+        for key in alerts_wanted(tree, "late")
+        if draw(st.booleans())
+    }  # fmt: skip
     return TriggerFacts(
         now=now,
         since=draw(moments),
         signals=signals,
+        alerts=alerts,
+        model="late",
+        opened_at=draw(st.one_of(st.none(), moments)),
         baselines=draw(st.dictionaries(st.sampled_from(["precision", "recall"]), st.floats())),
         baseline_rows=draw(st.one_of(st.none(), st.integers(0, 5))),
         trained_rows=draw(st.one_of(st.none(), st.integers(0, 500))),

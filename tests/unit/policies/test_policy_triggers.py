@@ -11,8 +11,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from policies.schema import TriggerNode
-from policies.signals import Signal
-from policies.trigger_rules import query_of
+from policies.signals import AlertSignal, Signal
+from policies.trigger_rules import alerts_wanted, query_of
 from policies.triggers import TriggerFacts, TriggerResult, TriggerState, evaluate, needs
 
 NODES: TypeAdapter[Any] = TypeAdapter(TriggerNode)
@@ -489,3 +489,60 @@ def test_sentence_of_a_tree_names_what_decided() -> None:
     assert evaluate(tree, facts(0.4)).sentence == "precision 0.400 is below 0.5 (412 rows)"
     two = node(at_least=2, of=[{"performance": {"metric": "precision", "below": 0.5}}, {"manual": None}])
     assert evaluate(two, facts(0.4)).sentence == "1 of 2 triggers fire, 2 needed: fires only by hand"
+
+
+# ---------------------------------------------------------------- alerts
+ALERT = 'Slow{model="late"}'
+
+
+def alerted(now: datetime = NOW, rule: Any = "Slow", **more: Any) -> TriggerResult:
+    return evaluate(node(alert=rule), facts(now=now, model="late", **more))
+
+
+def fires(*since: datetime) -> dict[str, Any]:
+    return {"alerts": {ALERT: AlertSignal(firing=since)}}
+
+
+def test_an_alert_fires_once_an_episode() -> None:
+    """Alertmanager repeats it; only one that started after the last cycle opened counts."""
+    assert alerted(**fires(NOW - H)).state is FIRED
+    had = alerted(**fires(NOW - H), opened_at=NOW - timedelta(minutes=30))
+    assert (had.state, had.sentence) == (QUIET, f"the alert {ALERT} has fired for 1h, and had its cycle")
+    assert alerted(**fires(NOW - 2 * H, NOW - H), opened_at=NOW - 1.5 * H).state is FIRED, "another episode"
+
+
+def test_an_alert_counts_from_when_it_was_heard_of() -> None:
+    """`for` is measured by our clock, and the next moment of interest is known."""
+    rule = {"name": "Slow", "for": "2h"}
+    early = alerted(rule=rule, **fires(NOW - H))
+    assert (early.state, early.next_at) == (QUIET, NOW + H)
+    assert alerted(NOW + H, rule=rule, **fires(NOW - H)).state is FIRED
+    assert alerted(NOW - 2 * H, **fires(NOW)).state is FIRED, "a clock that went back makes no time negative"
+
+
+@pytest.mark.parametrize(
+    ("signal", "state", "words"),
+    [
+        (None, UNKNOWN, "nobody looked"),
+        (AlertSignal(), QUIET, "does not fire, as far as Alertmanager has told"),
+        (AlertSignal(said_at=NOW - H), QUIET, "does not fire, as far as Alertmanager has told: it was over 1h ago"),
+        (AlertSignal(reason="stale", said_at=NOW - H), UNKNOWN, "fired, but Alertmanager has not repeated it for 1h"),
+        (AlertSignal(reason="no token is set"), UNKNOWN, "is unknown: no token is set"),
+    ],
+)
+def test_an_alert_that_is_not_known_to_fire(signal: AlertSignal | None, state: TriggerState, words: str) -> None:
+    """What was never heard of is quiet: Alertmanager tells of what fires only. What is stale or cannot be heard is unknown."""
+    result = alerted(alerts={ALERT: signal} if signal else {})
+    assert (result.state, words in result.sentence) == (state, True), result.sentence
+
+
+def test_an_alert_is_known_by_its_labels() -> None:
+    """The model's name unless something else is asked for."""
+    trigger = node(
+        any=[{"alert": "Slow"}, {"alert": {"name": "Down", "match": {}}}, {"alert": {"name": "A", "match": {"b": '"'}}}]
+    )
+    assert alerts_wanted(trigger, "late") == {
+        ALERT: {"alertname": "Slow", "model": "late"},
+        "Down{}": {"alertname": "Down"},
+        'A{b="\\""}': {"alertname": "A", "b": '"'},
+    }
