@@ -93,6 +93,19 @@ class Settings(BaseSettings):
     keep_log_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         default=0, description="days of the prediction logs to keep; 0 keeps all"
     )
+    # Serving: deployers.routed, deployers.docker
+    target: Literal["local", "docker"] = Field(
+        default="local", description="where versions serve whose policy does not say"
+    )
+    docker_host: str = Field(
+        default="unix:///var/run/docker.sock", description="socket of the Docker Engine of this machine"
+    )
+    docker_network: str = Field(
+        default="bridge", description="network of the containers: one of the Engine's, or host for the machine's own"
+    )
+    docker_user: str | None = Field(
+        default=None, description="UID:GID that containers run as; default: the daemon's, or 65532:65532 for root"
+    )
     # Images: deployers.registry, deployers.package
     image_builder: Literal["layout", "registry"] = Field(
         default="layout", description="where images go: the state folder alone, or also a registry"

@@ -27,6 +27,9 @@ def desired_plan(state: ModelState, policy: ModelPolicy) -> TrafficPlan:
         shadow=shadow,
         replicas=policy.spec.deploy.replicas,
         workers=policy.spec.deploy.workers,
+        target=policy.spec.deploy.target or "",
+        memory_mb=policy.spec.deploy.memory_mb,
+        cpus=policy.spec.deploy.cpus,
         baseline=state.champion if fresh else None,
         baseline_weight=fresh,
     )

@@ -141,7 +141,9 @@ class Service:
 
     def versions(self, name: str) -> list[views.VersionView]:
         """By number. Raises UnknownModel."""
-        return [views.version(v) for _, v in sorted(self._load(name).versions.items())]
+        state = self._load(name)
+        status, _ = self._observe(name)
+        return [views.version(v, status) for _, v in sorted(state.versions.items())]
 
     def cycles(self, name: str | None = None, *, limit: int = 100) -> list[views.CycleView]:
         """Newest first, of one model or of all. Raises UnknownModel."""

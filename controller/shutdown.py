@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from controller.leadership import LOCK, PRESENT
-from deployers.local import LocalTarget
+from deployers.docker import used_docker_host
+from deployers.local import ProcessHost
+from deployers.routed.replicas import Host
+from deployers.routed.target import RoutedTarget
 from deployers.target import TargetError
 from pipelines.jobs.local import LocalJobRunner
 
@@ -41,10 +44,18 @@ def stop_everything(home: Path) -> Iterator[str]:
     jobs.stop_host()
     yield f"{len(active)} jobs were stopped{': ' + ', '.join(active) if active else ''}"
     try:
-        LocalTarget(home, port=0).stop_all()
+        _stop_serving(home)
     except (TargetError, OSError) as error:
         raise NotStopped(f"serving did not stop: {error}; try again") from error
     yield "the router and all replicas have stopped"
+
+
+def _stop_serving(home: Path) -> None:
+    """Raises TargetError, OSError."""
+    hosts: dict[str, Host] = {"local": ProcessHost(home)}
+    if (containers := used_docker_host(home)) is not None:
+        hosts["docker"] = containers
+    RoutedTarget(home, hosts, port=0).stop_all()
 
 
 def stop_daemons(home: Path) -> list[int]:

@@ -93,6 +93,8 @@ class VersionView:
     """Commit that its policy came with; None if it was applied by hand."""
     policy_file: str | None = None
     policy_source: str | None = None
+    containers: Sequence[str] = ()
+    """Names of the containers that serve it now, where containers do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,8 @@ class ReplicaView:
     shadow_errors: int
     latency_ms_p95: float | None = None
     """Of the latest live answers."""
+    containers: Sequence[str] = ()
+    """Names of its containers, for `docker logs`; none on a target without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,7 +329,8 @@ def cycle(value: Cycle) -> CycleView:
     )  # fmt: skip
 
 
-def version(value: Version) -> VersionView:
+def version(value: Version, target: TargetStatus | None = None) -> VersionView:
+    replica = target.replicas.get(value.number) if target is not None else None
     lineage = value.lineage
     policy = lineage.get("policy_source") or {}
     return VersionView(
@@ -335,6 +340,7 @@ def version(value: Version) -> VersionView:
         scores=value.scores, verdict=str(lineage.get("gates", "")), forced=value.forced,
         code_commit=(lineage.get("code") or {}).get("commit"), policy_commit=policy.get("commit"),
         policy_file=policy.get("file"), policy_source=policy.get("source"),
+        containers=replica.containers if replica is not None else (),
     )  # fmt: skip
 
 
@@ -371,4 +377,5 @@ def _replica(number: int, status: ReplicaStatus) -> ReplicaView:
     return ReplicaView(
         version=number, state=status.state.value, reason=status.reason, requests=status.requests, errors=status.errors,
         shadow_requests=status.shadow_requests, shadow_errors=status.shadow_errors, latency_ms_p95=status.latency_ms_p95,
+        containers=status.containers,
     )  # fmt: skip

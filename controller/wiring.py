@@ -28,8 +28,10 @@ from controller.sources.building import Repository, build_follower
 from controller.sources.follower import PolicyFollower
 from controller.store.port import Store
 from controller.store.sql import open_store
-from deployers.local import LocalTarget
+from deployers.docker import docker_host
+from deployers.local import ProcessHost
 from deployers.registry.names import parse_place
+from deployers.routed.target import RoutedTarget
 from pipelines.jobs.local import LocalJobRunner
 
 WORKTREES_S = 3600.0
@@ -43,7 +45,7 @@ class Parts:
     clock: Clock
     store: Store
     jobs: LocalJobRunner
-    target: LocalTarget
+    target: RoutedTarget
     leadership: LeaseLeadership
     reconciler: Reconciler
     loop: Loop
@@ -121,13 +123,25 @@ def notice_options(settings: Settings) -> NoticeOptions:
     )  # fmt: skip
 
 
+def serving_target(settings: Settings) -> RoutedTarget:
+    """Both ways to serve, behind one router, so that a model may move from one to the other. The Engine is not asked for anything yet.
+
+    Raises ValueError."""
+    home = settings.home
+    containers = docker_host(home, settings.docker_host, network=settings.docker_network, user=settings.docker_user)
+    return RoutedTarget(
+        home, {"local": ProcessHost(home), "docker": containers}, port=settings.router_port, host=settings.router_host,
+        default=settings.target,
+    )  # fmt: skip
+
+
 def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
-    """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock file)."""
+    """Assemble everything. Raises StoreError (database damaged or of a newer release), ValueError (clock, docker_host, docker_user)."""
     home = home_folder(settings)
     clock: Clock = ScaledClock(settings.clock) if settings.clock else SystemClock()
     store = open_store(settings.database_url, settings.database_password_file)
     jobs = LocalJobRunner(home)
-    target = LocalTarget(home, host=settings.router_host, port=settings.router_port)
+    target = serving_target(settings)
     leadership: LeaseLeadership
     if store.shared:
         leadership = LeaseLeadership(store, home / "run", settings.lease_ttl_s)

@@ -319,7 +319,7 @@ def _rollout(spec: Spec) -> list[str]:
         *_rollout_metrics(rollout),
         _promotion(rollout),
         _bake(rollout),
-        f"Each version serves on the {spec.deploy.target} target: {_processes(spec.deploy)}.",
+        f"Each version serves on the {_target(spec.deploy)}: {_processes(spec.deploy)}.",
         *_image(spec),
     ]
 
@@ -344,10 +344,16 @@ def _bake(rollout: Rollout) -> str:
     return f"{watched}; {rollout.kept_back:g} % of the traffic stays with the champion before, to compare with."
 
 
+def _target(deploy: Deploy) -> str:
+    return "daemon's default target" if deploy.target is None else f"{deploy.target} target"
+
+
 def _processes(deploy: Deploy) -> str:
     replicas = f"{deploy.replicas} replicas" if deploy.replicas > 1 else "1 replica"
     workers = f"{deploy.workers} workers" if deploy.workers > 1 else "1 worker"
-    return f"{replicas} of {workers}"
+    most = [f"{deploy.memory_mb} MB of memory"] if deploy.memory_mb is not None else []
+    most += [f"{deploy.cpus:g} processors"] if deploy.cpus is not None else []
+    return f"{replicas} of {workers}" + (f", each with at most {' and '.join(most)}" if most else "")
 
 
 def _image(spec: Spec) -> list[str]:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from policies.deploy_shapes import Deploy, ModelSpec
 from policies.durations import Duration, PositiveDuration, parse_duration, spell_duration
 from policies.fields import (
     NAME_PATTERN,
@@ -412,7 +413,7 @@ class Objective(Shape):
     """Probability from which a binary prediction counts as positive."""
 
 
-# ---------------------------------------------------------------- budget, deploy
+# ---------------------------------------------------------------- budget
 class Budget(Shape):
     """How much retraining may happen by itself."""
 
@@ -422,28 +423,6 @@ class Budget(Shape):
     """The period."""
     compute: PositiveDuration | None = None
     """Computing time of the cycles in a period; by default not limited."""
-
-
-class Deploy(Shape):
-    """Where versions serve."""
-
-    target: Literal["local", "docker", "kubernetes"] = "local"
-    """`local`: processes on this machine; `docker`: containers; `kubernetes`: a cluster."""
-    replicas: Annotated[Whole, Field(ge=1, le=256)] = 1
-    """Serving processes (or containers) a version."""
-    workers: Annotated[Whole, Field(ge=1, le=64)] = 1
-    """Forked workers a replica; they share the model's memory."""
-    base_image: Text | None = None
-    """Image under ours: `HOST/NAME:TAG` or `…@sha256:…` in a registry, or an OCI layout, `FOLDER[:TAG]`; default: the daemon's setting."""
-    requirements: Text | None = None
-    """Lock file of Python packages (pip's format, each `==` with hashes) that the model needs; they become a layer of their own."""
-
-
-class ModelSpec(Shape):
-    """Where a version's model lies."""
-
-    placement: Literal["image", "volume", "pull"] = "image"
-    """`image`: inside; `volume`: in a folder that all replicas of a machine share; `pull`: each replica fetches it when it starts."""
 
 
 # ---------------------------------------------------------------- the whole

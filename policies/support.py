@@ -14,8 +14,12 @@ def unsupported(policy: ModelPolicy) -> list[tuple[Path, str]]:
         for place, rule in _estimates(leaf):
             if (rule.metric or policy.spec.objective.metric) == "r2":
                 found.append((("spec", "triggers", *path, *place, "metric"), "an estimated r2; mae and rmse are"))
-    if policy.spec.deploy.target != "local":
-        found.append((("spec", "deploy", "target"), f"{policy.spec.deploy.target}; local is"))
+    deploy = policy.spec.deploy
+    if deploy.target == "kubernetes":
+        found.append((("spec", "deploy", "target"), f"{deploy.target}; local and docker are"))
+    for key in ("memory_mb", "cpus"):
+        if deploy.target == "local" and getattr(deploy, key) is not None:
+            found.append((("spec", "deploy", key), "limits of a process; with target: docker they are"))
     return found
 
 

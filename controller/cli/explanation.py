@@ -34,6 +34,8 @@ def print_explanation(told: dict[str, Any]) -> None:
         _row(grid, "" if i else "metrics", line)
     for i, line in enumerate(_traffic(model)):
         _row(grid, "" if i else "traffic", line)
+    for i, line in enumerate(_containers(model["target"])):
+        _row(grid, "" if i else "docker", line)
     if model["target"]["error"]:
         _row(grid, "target", model["target"]["error"], "red")
     if origin := model.get("origin"):
@@ -96,6 +98,14 @@ def _policy(origin: dict[str, Any]) -> tuple[str, str]:
     if origin["forced"]:
         return f"applied by hand by {origin['forced']} instead of {came}, until that file changes", "yellow"
     return came, ""
+
+
+def _containers(target: dict[str, Any]) -> list[str]:
+    """Which containers serve what, by the names that `docker logs` takes."""
+    found = [(f"v{r['version']}", r) for r in target["replicas"]]
+    if target.get("baseline"):
+        found.append((f"v{target['baseline']['version']}, fresh", target["baseline"]))
+    return [f"{name}: {', '.join(r['containers'])}" for name, r in found if r.get("containers")]
 
 
 def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any]) -> None:

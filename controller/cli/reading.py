@@ -63,12 +63,15 @@ def versions(name: Name, output: Output = Format.TABLE) -> None:
     if output is not Format.TABLE:
         print_data(answer, output)
         return
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (version_name(v["number"]), v["status"], v["cycle"], moment(v["created_at"]), moment(v["trained_to"]),
          v["digest"].removeprefix("sha256:")[:12], f"{v['component']}: {_scores(v['scores'])}")
         for v in answer["versions"]
     ]  # fmt: skip
-    columns = ("version", "status", "cycle", "created (utc)", "trained to", "sha256", "component and scores")
+    columns = ["version", "status", "cycle", "created (utc)", "trained to", "sha256", "component and scores"]
+    if any(v.get("containers") for v in answer["versions"]):
+        columns.append("containers")
+        rows = [(*row, ", ".join(v["containers"])) for row, v in zip(rows, answer["versions"], strict=True)]
     print_table(columns, rows, empty=f"{name} has no versions yet")
 
 

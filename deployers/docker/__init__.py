@@ -7,11 +7,12 @@ from pathlib import Path
 
 from deployers.docker.containers import ContainerSettings, valid_user
 from deployers.docker.engine import Engine
-from deployers.docker.host import DockerHost
+from deployers.docker.host import USED, DockerHost
 from deployers.routed.supervised import Limits
 from deployers.routed.target import RoutedTarget
+from pipelines.jobs.files import read_json
 
-__all__ = ["DockerHost", "DockerTarget", "docker_host"]
+__all__ = ["DockerHost", "DockerTarget", "docker_host", "used_docker_host"]
 
 NOBODY = "65532:65532"
 """The user `nonroot` of distroless images; nobody's on Debian."""
@@ -32,6 +33,15 @@ def docker_host(
         home=home.absolute(), engine=Engine(url), settings=ContainerSettings(user=chosen, network=network),
         look_every_s=look_every_s, clock=Path(clock).absolute() if clock else None,
     )  # fmt: skip
+
+
+def used_docker_host(home: Path) -> DockerHost | None:
+    """The host that containers of this home were last started on, whatever the settings say now; None if none ever were."""
+    try:
+        known = read_json(home.absolute() / USED)
+        return None if known is None else docker_host(home, str(known["url"]), network=str(known["network"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class DockerTarget(RoutedTarget):

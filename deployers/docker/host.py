@@ -37,10 +37,12 @@ from deployers.docker.images import Shelf
 from deployers.routed.processes import Presence, last_line
 from deployers.routed.replicas import Obstacle, ReplicaSpec
 from deployers.routed.supervised import Life
-from pipelines.jobs.files import write_bytes_atomic
+from pipelines.jobs.files import read_json, write_bytes_atomic, write_json_atomic
 
 log = structlog.get_logger("docker_target")
 
+USED = Path("run", "engine.json")
+"""File of the home that says which Engine was used last."""
 AWAY_S = 5.0
 """An Engine that did not answer is asked again after so long."""
 _ANNOUNCEMENT_BYTES_MAX = 4096
@@ -153,6 +155,16 @@ class DockerHost:
                     self.engine.remove(found.id)
                 self.census.outdated()
 
+    def remember(self) -> None:
+        """Write down which Engine is used, for whoever has to stop it all without knowing the settings. Raises OSError."""
+        used = {"url": self.engine.url, "network": self.settings.network}
+        try:
+            known = read_json(self.home / USED)
+        except ValueError:
+            known = None
+        if known != used:
+            write_json_atomic(self.home / USED, used)
+
     def log_dir(self, model: str) -> Path:
         return self.home / "log" / model
 
@@ -235,6 +247,7 @@ class ContainerRunner:
     def _create(self, config: Mapping[str, object], host_config: Mapping[str, object], made_as: str) -> str:
         """Raises EngineAway, EngineRefused."""
         slot, spec = self.folder.name, self.spec
+        self.host.remember()
         image = self.host.shelf.image(spec.digest)
         if image is None:
             raise EngineRefused(404, f"it has no image {spec.digest}")

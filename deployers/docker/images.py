@@ -21,7 +21,7 @@ import structlog
 from deployers import oci
 from deployers.docker.engine import Engine, EngineRefused
 from deployers.documents import APP, LAYER_KEY, MODEL
-from deployers.images import ImageNotFound, ImageParts, OciLayout
+from deployers.images import ImageNotFound, ImageParts, ImageRefused, OciLayout
 from deployers.oci import Descriptor, ImageError
 from deployers.routed.replicas import Obstacle
 from deployers.target import TargetError
@@ -104,6 +104,11 @@ def load(engine: Engine, layout: OciLayout, digest: str) -> str:
     parts = layout.parts(digest)
     if (known := held(engine, parts)) is not None:
         return known
+    if not parts.layers or dict(parts.layers[0].annotations).get(LAYER_KEY) is not None:
+        raise ImageRefused(
+            f"image {digest} stands on no base image, so it has no Python for a container to run: set deploy.base_image in the policy, "
+            f"or base_image in the daemon's settings, such as docker.io/library/python:3.11-slim@sha256:…, and package a version again"
+        )
     tag, lowest = tag_of(parts), () if engine.keeps_manifests() else _shared_layers(parts)
     for without in (*lowest, 0):
         try:

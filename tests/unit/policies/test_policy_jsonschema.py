@@ -19,7 +19,8 @@ ACROSS_FIELDS = {
     "at_least too many", "no rule in performance", "wrong direction", "fields of cron", "date that never comes",
     "window of nothing", "metric of another task", "weights that do not rise", "last step", "shadow later",
     "step over 100", "password in a URL", "same column twice", "drop of nothing", "no rule in volume", "component and entrypoint",
-    "range upside down", "not supported target", "not a finite number", "nothing to compare", "labels after the deadline",
+    "range upside down", "not supported target", "limits of a process",
+    "not a finite number", "nothing to compare", "labels after the deadline",
     "a season without time", "metric of a filter", "two rules in volume",
 }  # fmt: skip
 """Mistakes that JSON Schema cannot express, or not readably; the reader finds them."""

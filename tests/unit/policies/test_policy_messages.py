@@ -278,8 +278,12 @@ MISTAKES = {
     "nothing given": (small(more="  cooldown:\n"), f"p.yaml:12: spec.cooldown: {DURATION}, but got nothing"),
     "list for mapping": (small(more="  deploy: []\n"), "p.yaml:12: spec.deploy: must be a mapping, but got a list"),
     "not supported target": (
-        small(more="  deploy: {target: docker}\n"),
-        "p.yaml:12: spec.deploy.target: not supported yet: docker; local is",
+        small(more="  deploy: {target: kubernetes}\n"),
+        "p.yaml:12: spec.deploy.target: not supported yet: kubernetes; local and docker are",
+    ),
+    "limits of a process": (
+        small(more="  deploy: {target: local, memory_mb: 512}\n"),
+        "p.yaml:12: spec.deploy.memory_mb: not supported yet: limits of a process; with target: docker they are",
     ),
 }
 
