@@ -84,19 +84,22 @@ class Chore:
 
 
 class Turns:
-    """Names that wait for their look, in order, each once. Thread-safe."""
+    """Names that wait for their look, in order, each once; with the state that was just read, where it need not be read again.
+    Thread-safe."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, None] = {}
+        self._waiting: dict[str, ModelState | None] = {}
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, name: str) -> None:
+    def put(self, name: str, seen: ModelState | None = None) -> None:
+        """Without `seen`, something has happened: whoever looks must read anew."""
         with self._changed:
-            self._waiting.setdefault(name)
+            if seen is None or self._waiting.get(name, seen) is not None:
+                self._waiting[name] = seen
             self._changed.notify()
 
-    def take(self) -> str | None:
+    def take(self) -> tuple[str, ModelState | None] | None:
         """The next name, waiting for one; None when closed."""
         with self._changed:
             while not self._waiting and not self._closed:
@@ -104,8 +107,7 @@ class Turns:
             if self._closed:
                 return None
             name = next(iter(self._waiting))
-            del self._waiting[name]
-            return name
+            return name, self._waiting.pop(name)
 
     def close(self) -> None:
         with self._changed:
@@ -202,7 +204,7 @@ class Loop:
             return
         self.store_answers = True
         for state in states:
-            self._turns.put(state.name)
+            self._turns.put(state.name, state)
         for gone in self._sentences.keys() - {state.name for state in states}:
             self._sentences.pop(gone, None)
             show_labels(gone, {})
@@ -263,6 +265,8 @@ class Loop:
     def _do(self, chore: Chore) -> None:
         try:
             chore.run()
+        except LapsedLease as error:
+            log.warning("chore.put_off", chore=chore.name, error=str(error))
         except LostLeadership as error:
             self._lost(str(error))
         except FencedError as error:
@@ -282,13 +286,13 @@ class Loop:
 
     # ------------------------------------------------------------ the worker
     def _work(self) -> None:
-        while (name := self._turns.take()) is not None:
-            self._look(name)
+        while (turn := self._turns.take()) is not None:
+            self._look(*turn)
 
-    def _look(self, name: str) -> None:
+    def _look(self, name: str, seen: ModelState | None) -> None:
         try:
             with RECONCILE_SECONDS.time():
-                sentence = self._reconciler.reconcile(name, self._now)
+                sentence = self._reconciler.reconcile(name, self._now, seen)
         except LapsedLease as error:
             sentence = f"this daemon may not lead now, so nothing changes: {error}"
         except LostLeadership as error:

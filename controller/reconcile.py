@@ -91,14 +91,20 @@ class Reconciler:
     _target_errors: dict[str, str] = field(default_factory=dict)
     _reported: dict[str, str] = field(default_factory=dict)
     """Model → its newest report job that was started, so that it is asked for once and not at every look."""
+    _newest: dict[str, tuple[datetime | None, int]] = field(default_factory=dict)
+    """Model → when it was made (None: it was deleted), and the newest row version that was looked at."""
 
-    def reconcile(self, name: str, clock: Callable[[], datetime]) -> str:
-        """Look at one model. Raises LostLeadership, StoreError; anything wrong outside is part of the sentence."""
+    def reconcile(self, name: str, clock: Callable[[], datetime], seen: ModelState | None = None) -> str:
+        """Look at one model. Raises LostLeadership, StoreError; anything wrong outside is part of the sentence.
+
+        `seen`: what the store held a moment ago, which is taken for its state unless something newer is known."""
         sentence = ""
         for _ in range(self.strides):
-            state = self.store.load(name)
+            state = seen if seen is not None and self._is_newest(seen) else self.store.load(name)
+            seen = None
             if state is None:
                 return self._clear_away(name)
+            self._newest[name] = (state.created_at, state.row_version)
             try:
                 decision, state = self._decide(state, clock())
             except (LostLeadership, ConflictError):
@@ -106,6 +112,7 @@ class Reconciler:
             except Exception:
                 self._keep_serving(state)
                 raise
+            self._newest[name] = (state.created_at, state.row_version)
             trouble = self._converge(state)
             self._note_pace(state)
             told = not trouble or trouble in decision.sentence
@@ -113,6 +120,11 @@ class Reconciler:
             if decision.after.cycle == decision.before.cycle and decision.after.plan == decision.before.plan:
                 break
         return sentence
+
+    def _is_newest(self, state: ModelState) -> bool:
+        """Whether no newer state of the model was looked at. Acting on an older one would ask the target for an older plan."""
+        made_at, row_version = self._newest.get(state.name, (state.created_at, 0))
+        return made_at == state.created_at and state.row_version >= row_version
 
     def policy(self, state: ModelState) -> ModelPolicy:
         """The parsed policy of a state, parsed once for each text."""
@@ -144,6 +156,7 @@ class Reconciler:
     def _clear_away(self, name: str) -> str:
         """Stop what a deleted model left behind. Until that has worked, the model stays restless."""
         self.restless.add(name)
+        self._newest[name] = (None, 0)
         self._policies.pop(name, None)
         self._target_errors.pop(name, None)
         self._reported.pop(name, None)

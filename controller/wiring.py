@@ -205,7 +205,7 @@ def _board(settings: Settings, clock: Clock) -> Board:
 
 
 def _follow_git(
-    settings: Settings, store: Store, leadership: FileLeadership, clock: Clock, loop: Loop
+    settings: Settings, store: Store, leadership: LeaseLeadership, clock: Clock, loop: Loop
 ) -> PolicyFollower | None:
     """What follows policies from Git, and does so with the loop; None if no repository is named."""
     if settings.git_url is None:

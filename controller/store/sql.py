@@ -7,10 +7,11 @@ Every writing transaction reads the leadership row first, under the lock that it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +42,9 @@ from controller.store.rules import Stored, check_conflict, check_invariants, sto
 from controller.store.sql_incidents import read_incidents, write_faults
 from controller.store.sql_notices import SqlNotices, forget_told
 
+CHANGED_MAX = 30
+"""Models that are read one by one; where more have changed, all are read at once."""
+
 
 def open_store(url: str, password_file: Path | None = None) -> SqlStore:
     """The store at `url`, created or brought to this release's schema if need be. Raises StoreError, CorruptStoreError."""
@@ -56,7 +60,12 @@ class SqlStore(SqlNotices, Store):
         self._db: Database = SqliteDatabase(address) if isinstance(address, Path) else PostgresDatabase(address)
         self._where = self._db.where
         self._led: int | None = None
-        """The epoch that was taken through this object last, and not released."""
+        """The epoch that was taken through this object last, and not released. While it leads nobody else writes, so what it read of a
+        model at a row version stays true of that version."""
+        self._known: Mapping[str, ModelState] = {}
+        self._lives = 0
+        """Grows whenever a row version may come to mean something else."""
+        self._remembering = Lock()
         try:
             self._check_schema()
         except StoreError:
@@ -87,8 +96,15 @@ class SqlStore(SqlNotices, Store):
         if self._is_anothers(holder, now):  # without its lock, in which the leader works
             return None
         epoch = self._db.write(take)
+        if epoch != self._led:
+            self._forget_known()
         self._led = epoch or self._led
         return epoch
+
+    def _forget_known(self) -> None:
+        with self._remembering:
+            self._lives += 1
+            self._known = {}
 
     def _is_anothers(self, holder: str, now: datetime | None) -> bool:
         def look(db: Connection) -> bool:
@@ -103,6 +119,7 @@ class SqlStore(SqlNotices, Store):
 
         self._db.write(give_up)
         self._led = None
+        self._forget_known()
 
     def holder(self) -> str | None:
         return self._db.read(lambda db: _lease(db, wait=False).holder)
@@ -120,7 +137,27 @@ class SqlStore(SqlNotices, Store):
         return self._db.read(lambda db: next(iter(self._load(db, name)), None))
 
     def load_all(self) -> Sequence[ModelState]:
-        return self._db.read(lambda db: self._load(db, None))
+        if self._led is None:
+            return self._db.read(lambda db: self._load(db, None))
+        known, lives = self._known, self._lives
+        states = self._db.read(lambda db: self._load_changed(db, known))
+        with self._remembering:
+            if lives == self._lives:  # else a deleted model's state could pass for that of one made since
+                self._known = {state.name: state for state in states}
+        return states
+
+    def _load_changed(self, db: Connection, known: Mapping[str, ModelState]) -> list[ModelState]:
+        """All models; those that are known at their present row version are not read again."""
+        query = sa.select(t.models.c.name, t.models.c.row_version).order_by(t.models.c.name)
+        present: dict[str, int] = {row.name: row.row_version for row in db.execute(query)}
+        kept = {n: known[n] for n, version in present.items() if n in known and known[n].row_version == version}
+        changed = [name for name in present if name not in kept]
+        if len(changed) > CHANGED_MAX:
+            read = self._load(db, None)
+        else:
+            read = [state for name in changed for state in self._load(db, name)]
+        states = {**kept, **{state.name: state for state in read}}
+        return [states[name] for name in present]
 
     def _load(self, db: Connection, name: str | None) -> list[ModelState]:
         """One model or all, in three queries."""
@@ -229,7 +266,9 @@ class SqlStore(SqlNotices, Store):
             _append(db, [*events, *told])
             _enqueue(db, notices)
 
+        self._forget_known()  # what is read from here on is not remembered beyond the end
         self._db.write(write)
+        self._forget_known()
 
     def close(self) -> None:
         self._db.close()

@@ -168,6 +168,25 @@ def test_load_all_equals_load_for_each_sorted_by_name(store: Store, epoch: int) 
     assert list(store.load_all()) == [store.load(name) for name in store.names()]
 
 
+def test_load_all_tells_every_change_since_it_was_asked_last(store: Store, epoch: int) -> None:
+    """A store may remember what it read; it must never tell what was before, not even of a model that was deleted and made again."""
+    names = [f"m{i:03}" for i in range(80)]
+    for name in names:
+        store.create(epoch, bare(name), [])
+    assert [state.row_version for state in store.load_all()] == [1] * 80
+    for state in store.load_all()[:3]:
+        store.commit(epoch, Commit(model=replace(state, policy_digest="new")))
+    assert [state.policy_digest for state in store.load_all()][:4] == ["new"] * 3 + ["sha256:p"]
+    for state in store.load_all():
+        store.commit(epoch, Commit(model=replace(state, champion=None, previous=7)))
+    assert {state.previous for state in store.load_all()} == {7}
+    store.delete(epoch, "m079", [])
+    assert [state.name for state in store.load_all()] == names[:-1]
+    store.create(epoch, replace(bare("m079"), policy_digest="again"), [])
+    assert store.load_all()[-1] == store.load("m079")
+    assert [store.load(name) for name in names] == list(store.load_all())
+
+
 # ---------------------------------------------------------------- conflicts
 def test_a_second_model_of_the_same_name_is_refused(store: Store, epoch: int) -> None:
     """Creating over an existing model conflicts and writes nothing."""

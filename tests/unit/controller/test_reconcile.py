@@ -155,6 +155,36 @@ def test_a_commit_that_lost_the_race_is_left_to_the_next_look() -> None:
     assert not rig.target.plans
 
 
+# ---------------------------------------------------------------- what was read before
+def test_a_state_that_was_just_read_is_not_read_again() -> None:
+    """A quiet look at one of thousands of models costs no query."""
+    rig = Rig()
+    rig.add(state())
+    seen = rig.state(NAME)
+    rig.look(NAME)
+    rig.store.load = dies  # type: ignore[method-assign]
+    assert rig.reconciler.reconcile(NAME, lambda: rig.now, seen)
+
+
+def test_no_look_goes_back_to_an_older_state() -> None:
+    """What was read before the last look, or before the model was deleted, is not acted on: the target has newer plans."""
+    rig = Rig()
+    rig.add(state(Phase.ROLLING_OUT))
+    old = rig.state(NAME)
+    for _ in range(5):
+        rig.look(NAME)
+    assert rig.state(NAME).row_version > old.row_version
+    in_force = rig.target.in_force[NAME]
+    rig.reconciler.reconcile(NAME, lambda: rig.now, old)
+    assert rig.target.in_force[NAME] == in_force
+    newest = rig.state(NAME)
+    rig.store.delete(rig.leadership.epoch(), NAME, [])
+    rig.look(NAME)
+    assert NAME not in rig.target.in_force
+    assert rig.reconciler.reconcile(NAME, lambda: rig.now, newest) == f"there is no model {NAME}"
+    assert NAME not in rig.target.in_force
+
+
 # ---------------------------------------------------------------- jobs of the past
 @pytest.mark.parametrize("pause_first", [False, True])
 def test_the_job_of_an_aborted_cycle_is_stopped(pause_first: bool) -> None:
