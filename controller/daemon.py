@@ -67,7 +67,7 @@ class Daemon:
 
     def _serve(self, parts: Parts, listener: socket.socket, epoch: int | None, token: str) -> int:
         url = url_of(*listener.getsockname()[:2])
-        app = build_app(parts.service, parts.loop, token, stands_by=lambda: not self._leads)
+        app = build_app(parts.service, parts.loop, token, stands_by=lambda: not self._leads, hooks=parts.hooks)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,6 +14,7 @@ from enum import StrEnum
 from controller.budget import BY_PERSON
 from controller.cycle import Move
 from controller.draft import CONTROLLER, FROZEN_PHASES, Decision, Draft, describe_traffic, until
+from controller.facts import life_of
 from controller.plan import desired_plan
 from controller.quarantine import pardoned
 from controller.state import Cycle, Hold, ModelState, Phase, VersionStatus
@@ -54,6 +55,17 @@ class StalePreview(OverrideRefused):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """The state that whoever orders has in mind, where it was not previewed: a message in which there are buttons may be old."""
+
+    life: str
+    """`facts.life_of` the model: a deleted one's name may have been given again."""
+    cycle: int | None
+    """The open one; None for none."""
+    champion: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
     """A person's word. `version` only for pin, promote and rollback."""
 
@@ -63,6 +75,8 @@ class Order:
     version: int | None = None
     row_version: int | None = None
     """Of the state that was previewed; None orders without a preview."""
+    expected: Expected | None = None
+    """What the order is about, if that is known without a preview."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +101,8 @@ def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -
             f"{state.name} has changed since the preview (state {order.row_version}, now {state.row_version}); "
             f"look again with 'ratchet explain {state.name}' and repeat the order"
         )
+    if order.expected is not None:
+        _check_expected(state, order.expected)
     if not order.reason.strip():
         raise OverrideRefused(f"{order.verb} needs a reason (--reason), so that others can read later why it was done")
     check_lengths(order.actor, order.reason)
@@ -98,6 +114,19 @@ def apply(state: ModelState, policy: ModelPolicy, order: Order, now: datetime) -
     sentence = VERBS[order.verb](draft, order)
     assert any(e.actor == order.actor for e in draft.events), f"{order.verb} left no event"
     return draft.finish(sentence)
+
+
+def _check_expected(state: ModelState, expected: Expected) -> None:
+    """Raises StalePreview if the model is not any more where whoever orders thinks it is."""
+    number = state.cycle.number if state.cycle else None
+    if (life_of(state), number, state.champion) == (expected.life, expected.cycle, expected.champion):
+        return
+    meant = f"cycle {expected.cycle}" if expected.cycle is not None else "a time without an open cycle"
+    champion = f", with champion v{expected.champion}" if expected.champion is not None else ""
+    raise StalePreview(
+        f"{state.name} has moved on: this was about {meant}{champion}, and now it is {_phase(state)}"
+        f"{f', with champion v{state.champion}' if state.champion is not None else ''}; look again before you order"
+    )
 
 
 def check_lengths(actor: str, reason: str = "") -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeVar
 from controller import applying, explaining, overrides, views
 from controller.draft import Decision
 from controller.evidence import report_path
+from controller.notices.building import ChannelStatus, ChannelTest, Notices
 from controller.overrides import Order, Preview, StalePreview
 from controller.reconcile import LostLeadership
 from controller.replaying import Replayed, UnknownEvent, compare
@@ -105,7 +106,7 @@ class Service:
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
         home: Path | None = None, signals: Callable[[str], Mapping[str, Signal]] = lambda _name: {},
         metrics: Callable[[ModelState, ModelPolicy], Sequence[str]] = lambda _state, _policy: (),
-        sources: Sequence[Source] = (),
+        sources: Sequence[Source] = (), notices: Notices | None = None,
     ) -> None:  # fmt: skip
         """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model.
         `metrics`: what the monitoring system tells of it."""
@@ -120,6 +121,7 @@ class Service:
         self._signals = signals
         self._metrics = metrics
         self._sources = tuple(sources)
+        self._notices = notices
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -210,6 +212,17 @@ class Service:
         """The events that were recorded together with this one: of the same model and moment."""
         around = self._store.events(event.model, after=max(event.seq - 50, 0), limit=100)
         return [e for e in around if e.at == event.at]
+
+    # ------------------------------------------------------------ telling people
+    def channels(self) -> list[ChannelStatus]:
+        """Every channel that people are told by: what waits for it, and why its newest attempt failed."""
+        return self._notices.status() if self._notices is not None else []
+
+    def test_notices(self, *, actor: str) -> list[ChannelTest]:
+        """Send a test message to every channel, and say what came of each. Raises NotLeading."""
+        overrides.check_lengths(actor)
+        self._leading_epoch()
+        return self._notices.test() if self._notices is not None else []
 
     # ------------------------------------------------------------ policies
     def apply(

@@ -21,6 +21,8 @@ from controller.metering.prometheus import Access, PrometheusSource
 from controller.notices.building import NoticeOptions, Notices, WebhookOptions
 from controller.notices.routing import Defaults
 from controller.notices.secrets import Secret
+from controller.notices.slack_clicks import SlackClicks
+from controller.notices.told_alerts import AlertBook
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
@@ -28,12 +30,15 @@ from controller.sources.building import Repository, build_follower
 from controller.sources.follower import PolicyFollower
 from controller.store.port import Store
 from controller.store.sql import open_store
+from controller.web.hooks import Hooks
 from deployers.docker import docker_host
 from deployers.local import ProcessHost
 from deployers.registry.names import parse_place
 from deployers.routed.target import RoutedTarget
 from pipelines.jobs.local import LocalJobRunner
 
+TIDY_S = 3600.0
+"""Between two times that the memory of notifiers is tidied up."""
 WORKTREES_S = 3600.0
 
 
@@ -50,6 +55,7 @@ class Parts:
     reconciler: Reconciler
     loop: Loop
     service: Service
+    hooks: Hooks
 
 
 def home_folder(settings: Settings) -> Path:
@@ -96,12 +102,15 @@ def withdrawing(settings: Settings) -> Callable[[str, str, str | None], None] | 
     return withdraw
 
 
+def _signing_secret(settings: Settings) -> Secret:
+    """By which it is known that a button was pressed in Slack."""
+    file, variable = settings.slack_signing_secret_file, settings.slack_signing_secret_env
+    return Secret(name="slack_signing_secret", file=file, variable=variable or "")
+
+
 def notice_options(settings: Settings) -> NoticeOptions:
     """What the settings say about telling people."""
     s = settings
-    signing = Secret(
-        name="slack_signing_secret", file=s.slack_signing_secret_file, variable=s.slack_signing_secret_env or ""
-    )
     secret = Secret(
         name="alertmanager_secret", file=s.alertmanager_secret_file, variable=s.alertmanager_secret_env or ""
     )
@@ -109,7 +118,7 @@ def notice_options(settings: Settings) -> NoticeOptions:
         public_url=(s.public_url or "").rstrip("/") + ("/" if s.public_url else ""),
         defaults=Defaults(slack=s.slack_channel or "", webhook=s.webhook or ""),
         slack_token=Secret(name="slack_token", file=s.slack_token_file, variable=s.slack_token_env or ""),
-        slack_api=s.slack_api, buttons=signing.is_set and bool(s.slack_users),
+        slack_api=s.slack_api, buttons=_signing_secret(s).is_set and bool(s.slack_users),
         webhooks={
             name: WebhookOptions(
                 url=Secret(name=f"webhooks.{name}.url", value=one.url or "", file=one.url_file, variable=one.url_env or ""),
@@ -151,11 +160,18 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         jobs=jobs, home=home, interval_s=settings.observe_interval_s, parallel=settings.observe_parallel
     )
     board = _board(settings, clock)
+    alerts = AlertBook(
+        store=store,
+        now=clock.now,
+        listens=_alert_token(settings).is_set,
+        max_age=timedelta(seconds=settings.alert_max_age_s),
+    )
     reconciler = Reconciler(
         store=store, jobs=jobs, target=target, leadership=leadership, home=home,
         observer=Watching(observer, board),
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
         busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True, packaging=packaging(settings),
+        alerts=alerts.signals,
     )  # fmt: skip
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,
@@ -168,16 +184,37 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         renew=leadership.renew, on_lost=on_lost, tick_s=settings.tick_s, lease_ttl_s=settings.lease_ttl_s,
         cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip
+    loop.also(Chore(name="notices", every_s=TIDY_S, run=notices.tidy))
     sources = [follower] if (follower := _follow_git(settings, store, leadership, clock, loop)) else []
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
-        policy=reconciler.policy, home=home, signals=observer.signals, sources=sources,
+        policy=reconciler.policy, home=home, signals=observer.signals, sources=sources, notices=notices,
         metrics=lambda state, policy: board.told(state, policy, reconciler.signal_max_age),
     )  # fmt: skip
     return Parts(
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,
         reconciler=reconciler, loop=loop, service=service,
+        hooks=_hooks(settings, store, alerts, notices, service, clock),
     )  # fmt: skip
+
+
+def _alert_token(settings: Settings) -> Secret:
+    """With which Alertmanager may tell of alerts."""
+    return Secret(
+        name="alert_hook_token", file=settings.alert_hook_token_file, variable=settings.alert_hook_token_env or ""
+    )
+
+
+def _hooks(
+    settings: Settings, store: Store, alerts: AlertBook, notices: Notices, service: Service, clock: Clock
+) -> Hooks:
+    """What other systems may call."""
+    token, users = _alert_token(settings), frozenset(settings.slack_users or ())
+    signing = _signing_secret(settings)
+    clicks = SlackClicks(
+        store=store, signing=signing, users=users, order=service.order, slack=notices.slack, now=clock.now
+    )
+    return Hooks(alerts=alerts, alert_token=token, clicks=clicks if signing.is_set and users else None)
 
 
 def _board(settings: Settings, clock: Clock) -> Board:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import overrides, policies, processes, reading
+from controller.cli import notices, overrides, policies, processes, reading
 from controller.cli.client import PLACE, CliError, Exit
 from controller.cli.output import sayable
 
@@ -41,6 +41,7 @@ def place(
 processes.add_to(app)
 policies.add_to(app)
 reading.add_to(app)
+notices.add_to(app)
 overrides.add_to(app)
 
 

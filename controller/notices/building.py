@@ -22,13 +22,16 @@ from controller.notices.outbox import Outbox
 from controller.notices.port import Channel, Message, NotifierError
 from controller.notices.routing import LOG, Defaults, channels_of
 from controller.notices.secrets import Secret, redacted
-from controller.notices.slack import API, SlackNotifier
+from controller.notices.slack import SlackNotifier
+from controller.notices.slack_api import API, SlackApi
 from controller.notices.webhook import WebhookNotifier
 from controller.state import ModelState, NoticeRecord
 from controller.store.port import Store, StoreError
 from policies.schema import ModelPolicy
 
 TEST_WAITS_S = 20.0
+KEPT = timedelta(days=35)
+"""Where messages stand is remembered for so long."""
 INCIDENTS_LOOKED_AT = 1_000
 
 
@@ -86,6 +89,7 @@ class Notices:
         self._policy = policy
         self._options = options
         self._journal = Channel(notifier=JournalNotifier(home / "notices.jsonl"), settle=timedelta(0), groups=False)
+        self.slack = SlackApi(token=options.slack_token, url=options.slack_api)
         self._alertmanagers = [
             Alertmanager(
                 url, user=options.alertmanager_user, secret=options.alertmanager_secret, link=options.public_url
@@ -117,8 +121,8 @@ class Notices:
             return self._journal
         if kind == "slack":
             notifier = SlackNotifier(
-                channel=rest, token=options.slack_token, store=self._store, now=self._now, api=options.slack_api,
-                link=options.public_url, buttons=options.buttons,
+                channel=rest, slack=self.slack, store=self._store, now=self._now, link=options.public_url,
+                buttons=options.buttons,
             )  # fmt: skip
             return Channel(notifier=notifier)
         if kind == "webhook":
@@ -142,6 +146,10 @@ class Notices:
         if found is None:
             return notice
         return replace(notice, text=describe(found, self._now()), data=facts_of_incident(found))
+
+    def tidy(self) -> None:
+        """Forget what nobody will ask for any more. Raises StoreError."""
+        self._store.forget(self._now() - KEPT)
 
     # ------------------------------------------------------------ asked by people
     def status(self) -> list[ChannelStatus]:

@@ -17,8 +17,6 @@ log = structlog.get_logger()
 
 THREADS_MAX = 16
 """Channels that are told at the same time."""
-KEPT_DAYS = 35
-"""What notifiers remember of messages, such as where they stand, is forgotten after so long."""
 
 
 class Dispatcher:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from controller.notices.grouping import PROGRESS, gist, subject_of
-from controller.notices.http import retry_after_s
-from controller.notices.port import Message, Notifier, NotifierError
-from controller.notices.secrets import Secret, SecretError
+from controller.notices.port import Message, Notifier
+from controller.notices.slack_api import SlackApi, SlackRefused
 from controller.notices.slack_blocks import (
     LOUD,
     digest_blocks,
@@ -29,45 +27,29 @@ from controller.notices.slack_blocks import (
 from controller.state import NoticeRecord
 from controller.store.port import NoticeStore
 
-if TYPE_CHECKING:
-    from slack_sdk import WebClient
-
-API = "https://slack.com/api/"
-TIMEOUT_S = 5
 SEARCHED = 100
 """Newest messages that are searched for one that may have been posted."""
 DIGEST_LASTS = timedelta(minutes=15)
 """More of the same within this time is counted in the same message."""
 NAMES_KEPT = 20
 EVENT = "ratchet_notice"
-_DOWN = frozenset(
-    {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "channel_not_found", "not_in_channel",
-     "is_archived", "missing_scope", "ratelimited", "service_unavailable", "internal_error", "fatal_error", "no_permission"}
-)  # fmt: skip
-"""Slack's words for what no other message would get through either."""
 _CANNOT_SEARCH = frozenset({"missing_scope", "not_in_channel", "no_permission", "access_denied"})
 _GONE = frozenset({"message_not_found", "thread_not_found", "cant_update_message", "edit_window_closed"})
-_HINTS: Mapping[str, str] = {
-    "not_in_channel": "invite the app: /invite @ratchet", "channel_not_found": "is the name right, and the app in it if it is private?",
-    "missing_scope": "give the app the scopes of docs/notices.md and install it again", "invalid_auth": "is the token right?",
-}  # fmt: skip
 
 
 class SlackNotifier(Notifier):
     """One channel, by name (`#ops`) or id."""
 
     def __init__(
-        self, *, channel: str, token: Secret, store: NoticeStore, now: Callable[[], datetime], api: str = API,
-        link: str = "", buttons: bool = False, timeout_s: int = TIMEOUT_S,
+        self, *, channel: str, slack: SlackApi, store: NoticeStore, now: Callable[[], datetime], link: str = "",
+        buttons: bool = False,
     ) -> None:  # fmt: skip
         self._channel = channel
-        self._token = token
+        self._slack = slack
         self._store = store
         self._now = now
-        self._api = api
         self._link = link
         self._buttons = buttons
-        self._timeout_s = timeout_s
 
     def deliver(self, message: Message) -> None:
         if message.digest:
@@ -91,7 +73,7 @@ class SlackNotifier(Notifier):
         if place["key"] == notice.key:
             return
         if notice.kind not in PROGRESS and not (again and self._is_in_thread(place, notice.key)):
-            self._call(
+            self._slack.call(
                 "chat_postMessage", channel=place["channel"], thread_ts=place["ts"], text=fallback(notice),
                 blocks=reply_blocks(notice), reply_broadcast=notice.kind in LOUD, metadata=_metadata(subject, notice.key),
                 mrkdwn=False, unfurl_links=False, unfurl_media=False,
@@ -154,9 +136,11 @@ class SlackNotifier(Notifier):
         """A message of ours about this subject that nobody wrote down. An app that may not read the channel posts again."""
         channel = self._store.kept(self._name("id")) or self._channel
         try:
-            found = self._call("conversations_history", channel=channel, limit=SEARCHED, include_all_metadata=True)
-        except NotifierError as error:
-            if any(word in str(error) for word in (*_CANNOT_SEARCH, "channel_not_found")):
+            found = self._slack.call(
+                "conversations_history", channel=channel, limit=SEARCHED, include_all_metadata=True
+            )
+        except SlackRefused as error:
+            if error.word in {*_CANNOT_SEARCH, "channel_not_found"}:
                 return None
             raise
         for message in found.get("messages", ()):
@@ -170,15 +154,15 @@ class SlackNotifier(Notifier):
 
     def _is_in_thread(self, place: Mapping[str, Any], key: str) -> bool:
         try:
-            found = self._call(
+            found = self._slack.call(
                 "conversations_replies",
                 channel=place["channel"],
                 ts=place["ts"],
                 limit=SEARCHED,
                 include_all_metadata=True,
             )
-        except NotifierError as error:
-            if any(word in str(error) for word in _CANNOT_SEARCH):
+        except SlackRefused as error:
+            if error.word in _CANNOT_SEARCH:
                 return False
             raise
         return any(_payload(message).get("key") == key for message in found.get("messages", ()))
@@ -186,7 +170,7 @@ class SlackNotifier(Notifier):
     def _post(
         self, subject: str, key: str, text: str, blocks: list[dict[str, Any]], *, at: datetime, counted: str | None = None
     ) -> None:  # fmt: skip
-        answer = self._call(
+        answer = self._slack.call(
             "chat_postMessage", channel=self._channel, text=text, blocks=blocks, mrkdwn=False, unfurl_links=False,
             unfurl_media=False, metadata=_metadata(subject, key, at=at.isoformat(), counted=counted),
         )  # fmt: skip
@@ -198,61 +182,13 @@ class SlackNotifier(Notifier):
         self, subject: str, place: Mapping[str, Any], text: str, blocks: list[dict[str, Any]], *, at: datetime
     ) -> None:  # fmt: skip
         try:
-            self._call("chat_update", channel=place["channel"], ts=place["ts"], text=text, blocks=blocks)
-        except NotifierError as error:
-            if not any(word in str(error) for word in _GONE):
+            self._slack.call("chat_update", channel=place["channel"], ts=place["ts"], text=text, blocks=blocks)
+        except SlackRefused as error:
+            if error.word not in _GONE:
                 raise
             self._post(subject, place["key"], text, blocks, at=at, counted=place.get("counted"))  # somebody deleted it
             return
         self._keep(subject, {**place, "at": at.isoformat()})
-
-    # ------------------------------------------------------------ calls
-    def _client(self) -> WebClient:
-        from slack_sdk import WebClient
-
-        try:
-            token = self._token.read()
-        except SecretError as error:
-            raise NotifierError(str(error), channel_is_down=True) from None
-        quiet = logging.getLogger("controller.notices.slack")
-        quiet.setLevel(logging.CRITICAL)  # we say ourselves what failed, and without what was sent
-        return WebClient(token=token, base_url=self._api, timeout=self._timeout_s, retry_handlers=[], logger=quiet)
-
-    def _call(self, method: str, **arguments: Any) -> Mapping[str, Any]:
-        """One call of the Web API. Raises NotifierError."""
-        from slack_sdk.errors import SlackApiError, SlackClientError
-
-        client = self._client()
-        try:
-            answer = getattr(client, method)(**arguments)
-            data = answer.data
-        except SlackApiError as error:
-            raise _refusal(method, error) from None
-        except (SlackClientError, OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
-            raise NotifierError(f"Slack cannot be reached ({method}): {said}", channel_is_down=True) from None
-        except Exception as error:  # noqa: BLE001 - http.client and json raise what they like at a nonsense answer
-            raise NotifierError(
-                f"Slack's answer to {method} makes no sense ({type(error).__name__})", channel_is_down=True
-            ) from None
-        if not isinstance(data, dict):
-            raise NotifierError(f"Slack's answer to {method} makes no sense", channel_is_down=True)
-        return data
-
-
-def _refusal(method: str, error: Any) -> NotifierError:
-    answer = error.response
-    status = int(getattr(answer, "status_code", 0) or 0)
-    data = answer.data if isinstance(getattr(answer, "data", None), dict) else {}
-    word = str(data.get("error", ""))[:60]
-    headers = {str(k).lower(): v for k, v in dict(getattr(answer, "headers", None) or {}).items()}
-    asked = headers.get("retry-after", "")
-    asked = asked[0] if isinstance(asked, list) and asked else asked
-    down = status == 429 or status >= 500 or word in _DOWN or not word
-    hint = f"; {_HINTS[word]}" if word in _HINTS else ""
-    wait = retry_after_s(str(asked), datetime.now().astimezone()) if status == 429 else 0.0
-    said = f"Slack refuses {method}: {word or f'status {status}'}{hint}"
-    return NotifierError(said, retry_after_s=wait, channel_is_down=down)
 
 
 def _metadata(subject: str, key: str, **more: Any) -> dict[str, Any]:

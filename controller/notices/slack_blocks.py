@@ -267,8 +267,8 @@ def pressed(notice: NoticeRecord, verb: str) -> str:
     """What a button carries: the order, and the state of the model that it is about."""
     facts = notice.data
     value = {
-        "verb": verb, "model": notice.model, "life": str(facts.get("subject", "")).split("/")[1:2],
-        "cycle": None if "outcome" in facts else facts.get("cycle"), "phase": facts.get("phase"), "champion": facts.get("champion"),
+        "verb": verb, "model": notice.model, "life": "".join(str(facts.get("subject", "")).split("/")[1:2]),
+        "cycle": None if "outcome" in facts else facts.get("cycle"), "champion": facts.get("champion"),
     }  # fmt: skip
     return json.dumps(value)[:VALUE_MAX]
 

@@ -12,6 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 
 from controller.explaining import Explanation
+from controller.notices.building import ChannelStatus, ChannelTest
 from controller.overrides import Order, Preview, Verb
 from controller.replaying import Replayed
 from controller.service import Applied, Ordered, PolicyDocument, Service
@@ -50,6 +51,22 @@ class IncidentList:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceList:
     sources: Sequence[SourceStatus]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelList:
+    channels: Sequence[ChannelStatus]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestRequest:
+    actor: str
+    """Who asks, such as `ada@laptop`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestList:
+    tests: Sequence[ChannelTest]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +175,18 @@ def list_incidents(
 def list_sources(service: Asked) -> SourceList:
     """Repositories that policies are followed from and promoted digests written to: what is in force, and what is wrong."""
     return SourceList(sources=service.sources())
+
+
+@get("/notices", sync_to_thread=True)
+def list_channels(service: Asked) -> ChannelList:
+    """By which channels people are told, how much waits for each, and why its newest attempt failed."""
+    return ChannelList(channels=service.channels())
+
+
+@post("/notices/test", status_code=200, sync_to_thread=True)
+def test_channels(service: Asked, data: JSONBody[TestRequest]) -> TestList:
+    """Send a test message to every channel, and say what came of each."""
+    return TestList(tests=service.test_notices(actor=data.actor))
 
 
 @get("/events")

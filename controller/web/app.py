@@ -20,6 +20,7 @@ from controller.web.api import ROUTER
 from controller.web.dashboard import PAGES
 from controller.web.errors import HANDLERS
 from controller.web.guard import Guard
+from controller.web.hooks import HOOKS, NO_HOOKS, Hooks
 
 BODY_BYTES_MAX = 8 * 2**20
 LATE_AFTER_S = 60.0
@@ -37,7 +38,9 @@ def _never() -> bool:
     return False
 
 
-def build_app(service: Service, loop: Ticking, token: str, stands_by: Callable[[], bool] = _never) -> Guard:
+def build_app(
+    service: Service, loop: Ticking, token: str, stands_by: Callable[[], bool] = _never, hooks: Hooks = NO_HOOKS
+) -> Guard:
     """The ASGI application; `token` opens all but the guard's open paths. The guard stands before the routing, so that not even the
     existence of a path is told to strangers. `stands_by`: whether this daemon waits for its turn, without a loop."""
 
@@ -61,8 +64,11 @@ def build_app(service: Service, loop: Ticking, token: str, stands_by: Callable[[
         return Response({"ok": leads, "leads": leads}, status_code=200 if leads else 503, media_type=MediaType.JSON)
 
     config = AppConfig(
-        route_handlers=[ROUTER, metrics, healthz, readyz, *PAGES],
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        route_handlers=[ROUTER, metrics, healthz, readyz, *HOOKS, *PAGES],
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "hooks": Provide(lambda: hooks, sync_to_thread=False),
+        },
         exception_handlers={**HANDLERS},
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=OpenAPIConfig(

@@ -24,6 +24,7 @@ from controller.notices.journal import JournalNotifier
 from controller.notices.port import Message, Notifier, NotifierError
 from controller.notices.secrets import Secret
 from controller.notices.slack import SlackNotifier
+from controller.notices.slack_api import SlackApi
 from controller.notices.webhook import WebhookNotifier
 from controller.state import NoticeRecord
 from controller.store.memory import MemoryStore
@@ -73,10 +74,13 @@ class Rig:
 
 
 def slack_to(url: str, store: MemoryStore) -> SlackNotifier:
-    return SlackNotifier(
-        channel="#ops", token=Secret(name="slack_token", value=TOKEN), store=store, now=lambda: NOW, api=url, buttons=True,
-        timeout_s=TIMEOUT_S,
-    )  # fmt: skip
+    slack = SlackApi(token=Secret(name="slack_token", value=TOKEN), url=url, timeout_s=TIMEOUT_S)
+    return SlackNotifier(channel="#ops", slack=slack, store=store, now=lambda: NOW, buttons=True)
+
+
+def slack_by_file(path: Path, url: str) -> SlackNotifier:
+    slack = SlackApi(token=Secret(name="slack_token", file=path), url=url)
+    return SlackNotifier(channel="#ops", slack=slack, store=MemoryStore(), now=lambda: NOW)
 
 
 def webhook_to(url: str) -> WebhookNotifier:
@@ -281,13 +285,7 @@ def test_a_secret_that_cannot_be_read_says_where_and_not_what(tmp_path: Path, co
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
-    made = SlackNotifier(
-        channel="#ops",
-        token=Secret(name="slack_token", file=path),
-        store=MemoryStore(),
-        now=lambda: NOW,
-        api="http://127.0.0.1:9/",
-    )
+    made = slack_by_file(path, "http://127.0.0.1:9/")
     with pytest.raises(NotifierError, match=said) as caught:
         made.deliver(message(1))
     assert "two" not in str(caught.value)
@@ -299,13 +297,7 @@ def test_a_secret_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("wrong\n")
     with fake_slack() as slack:
-        made = SlackNotifier(
-            channel="#ops",
-            token=Secret(name="slack_token", file=path),
-            store=MemoryStore(),
-            now=lambda: NOW,
-            api=slack.url,
-        )
+        made = slack_by_file(path, slack.url)
         with pytest.raises(NotifierError, match="invalid_auth; is the token right"):
             made.deliver(message(1))
         path.write_text(TOKEN + "\n")

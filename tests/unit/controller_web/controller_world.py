@@ -18,6 +18,7 @@ from controller.service import PolicyDocument, Service
 from controller.state import ModelState
 from controller.store.memory import MemoryStore
 from controller.web.app import build_app
+from controller.web.hooks import NO_HOOKS, Hooks
 from deployers.target import FakeTarget
 from pipelines.jobs.fake import FakeJobRunner
 from policies.schema import ModelPolicy
@@ -132,10 +133,10 @@ class World:
 
 
 @contextmanager
-def served(world: World) -> Iterator[str]:
+def served(world: World, hooks: Hooks = NO_HOOKS) -> Iterator[str]:
     """The world's API on a real port of this machine; its URL."""
     config = uvicorn.Config(
-        build_app(world.service, world, TOKEN), host="127.0.0.1", port=0, log_level="error", lifespan="off",
+        build_app(world.service, world, TOKEN, hooks=hooks), host="127.0.0.1", port=0, log_level="error", lifespan="off",
         timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)

@@ -1,0 +1,91 @@
+"""Slack's Web API by slack-sdk: bounded in time, and with errors that say what to do and tell no secret."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from controller.notices.http import retry_after_s
+from controller.notices.port import NotifierError
+from controller.notices.secrets import Secret, SecretError
+
+if TYPE_CHECKING:
+    from slack_sdk import WebClient
+
+API = "https://slack.com/api/"
+TIMEOUT_S = 5
+_DOWN = frozenset(
+    {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "channel_not_found", "not_in_channel",
+     "is_archived", "missing_scope", "ratelimited", "service_unavailable", "internal_error", "fatal_error", "no_permission"}
+)  # fmt: skip
+"""Slack's words for what no other message would get through either."""
+_HINTS: Mapping[str, str] = {
+    "not_in_channel": "invite the app: /invite @ratchet", "channel_not_found": "is the name right, and the app in it if it is private?",
+    "missing_scope": "give the app the scopes of docs/notices.md and install it again", "invalid_auth": "is the token right?",
+}  # fmt: skip
+
+
+class SlackRefused(NotifierError):
+    """Slack said no; `word` is its own word for why, empty for none."""
+
+    def __init__(self, said: str, word: str, **more: Any) -> None:
+        super().__init__(said, **more)
+        self.word = word
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlackApi:
+    """One app in one workspace."""
+
+    token: Secret
+    url: str = API
+    timeout_s: int = TIMEOUT_S
+
+    def call(self, method: str, **arguments: Any) -> Mapping[str, Any]:
+        """One call. Raises NotifierError."""
+        from slack_sdk.errors import SlackApiError, SlackClientError
+
+        client = self._client()
+        try:
+            data = getattr(client, method)(**arguments).data
+        except SlackApiError as error:
+            raise _refusal(method, error) from None
+        except (SlackClientError, OSError, ValueError) as error:
+            inner = getattr(error, "reason", None)
+            said = getattr(error, "strerror", None) or getattr(inner, "strerror", None) or type(inner or error).__name__
+            raise NotifierError(f"Slack cannot be reached ({method}): {said}", channel_is_down=True) from None
+        except Exception as error:  # noqa: BLE001 - http.client raises what it likes at a nonsense answer
+            said = f"Slack's answer to {method} makes no sense ({type(error).__name__})"
+            raise NotifierError(said, channel_is_down=True) from None
+        if not isinstance(data, dict):
+            raise NotifierError(f"Slack's answer to {method} makes no sense", channel_is_down=True)
+        return data
+
+    def _client(self) -> WebClient:
+        from slack_sdk import WebClient
+
+        try:
+            token = self.token.read()
+        except SecretError as error:
+            raise NotifierError(str(error), channel_is_down=True) from None
+        quiet = logging.getLogger(__name__)
+        quiet.setLevel(logging.CRITICAL)  # we say ourselves what failed, and without what was sent
+        return WebClient(token=token, base_url=self.url, timeout=self.timeout_s, retry_handlers=[], logger=quiet)
+
+
+def _refusal(method: str, error: Any) -> SlackRefused:
+    answer = error.response
+    status = int(getattr(answer, "status_code", 0) or 0)
+    data = answer.data if isinstance(getattr(answer, "data", None), dict) else {}
+    word = str(data.get("error", ""))[:60]
+    headers = {str(k).lower(): v for k, v in dict(getattr(answer, "headers", None) or {}).items()}
+    asked = headers.get("retry-after", "")
+    asked = asked[0] if isinstance(asked, list) and asked else asked
+    wait = retry_after_s(str(asked), datetime.now().astimezone()) if status == 429 else 0.0
+    hint = f"; {_HINTS[word]}" if word in _HINTS else ""
+    said = f"Slack refuses {method}: {word or f'status {status}'}{hint}"
+    down = status == 429 or status >= 500 or word in _DOWN or not word
+    return SlackRefused(said, word, retry_after_s=wait, channel_is_down=down)
