@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from os import kill
@@ -28,7 +29,7 @@ def load(model_dir):
 """
 
 
-def real_image(home: Path, folder: Path, number: int, score: float) -> str:
+def real_image(home: Path, folder: Path, number: int, score: float, placement: str = "image") -> str:
     """Digest of a packaged and unpacked image whose model always answers `score`."""
     model = folder / f"model {number}"
     (model / "code").mkdir(parents=True)
@@ -46,6 +47,7 @@ def real_image(home: Path, folder: Path, number: int, score: float) -> str:
         "model_dir": str(model),
         "annotations": {},
         "base": None,
+        "placement": placement,
     }
     packaged = package.run(inputs, JobContext(job_id="p", workdir=folder, report_path=folder / "report.json"))
     return str(packaged["digest"])
@@ -86,6 +88,19 @@ def test_real_images_are_served_mirrored_logged_and_replaced(local: LocalRig, tm
         hammer.wait_for(10)
     assert hammer.failures == []
     assert local.predict()[2]["predictions"] == [0.75]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["volume", "pull"])
+def test_a_model_beside_its_image_is_served(local: LocalRig, tmp_path: Path, placement: str) -> None:
+    """Wherever the model lies it answers the same; one that is pulled comes back by itself if its folder is gone."""
+    digest = real_image(local.home, tmp_path, 1, 0.25, placement)
+    (models,) = [path for path in (local.home / "models").iterdir() if path.is_dir()]
+    if placement == "pull":
+        shutil.rmtree(models)
+    settle(local, plan(1, {1: 100}, {1: digest}, replicas=2))
+    assert local.predict()[2]["predictions"] == [0.25]
+    assert (models / "model" / "model.json").is_file()
 
 
 @pytest.mark.slow
