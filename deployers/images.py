@@ -249,10 +249,15 @@ class OciLayout:
 
     def verify(self, digest: str) -> ImageRef:
         """Re-read every byte of the image. Raises ImageNotFound, ImageCorrupt (naming the blob), ImageStoreError."""
+        return self._verified(digest, ours=False)
+
+    def _verified(self, digest: str, *, ours: bool) -> ImageRef:
+        """`ours`: without the base's layers, which were read when the image was built and are not what is unpacked."""
         entry = self._find(digest)
         config, layers = self._parts(entry, self._manifest(entry))
         image = self._ref(entry)
-        for blob in (config, *layers, *self._apart(image)):
+        wanted = [layer for layer in layers if not ours or LAYER_KEY in dict(layer.annotations)]
+        for blob in (config, *wanted, *self._apart(image)):
             self.blobs.verify(blob)
         return image
 
@@ -311,7 +316,7 @@ class OciLayout:
         return target
 
     def _extract(self, digest: str, temporary: Path, target: Path, limits: UnpackLimits, sources: Sources) -> None:
-        image = self.verify(digest)
+        image = self._verified(digest, ours=True)
         layers = {dict(d.annotations).get(LAYER_KEY): d for d in image.layers}
         try:
             apart = image.model is not None and image.model.placement != "image"

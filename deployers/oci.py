@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -304,6 +304,10 @@ class BlobStore:
         if other.folder == self.folder:
             other.verify(blob)
             return
+        with suppress(ImageCorrupt, ImageNotFound):  # else it is copied again, which mends it
+            if self.has(blob):
+                self.verify(blob)
+                return
         source = other.path(blob.digest)
         if not source.is_file():
             raise ImageNotFound(f"blob {source} of the base image is missing; fetch the base again")

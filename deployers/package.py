@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,8 +100,12 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
         image, pins = _build(inputs, layout, model_dir, delivery, lambda text: context.report(text=text))
         _attach(layout, image, pins)
         context.report(text="verifying and unpacking the image")
-        root = layout.unpack(image.digest, home / "unpacked", sources=_sources(layout, delivery, inputs["model"]))
-        told = _deliver(inputs, layout, image, delivery, lambda text: context.report(text=text))
+        with ThreadPoolExecutor(1) as beside:  # unpacking waits for the disk, and delivering for the network
+            unpacking = beside.submit(
+                layout.unpack, image.digest, home / "unpacked", sources=_sources(layout, delivery, inputs["model"])
+            )
+            told = _deliver(inputs, layout, image, delivery, lambda text: context.report(text=text))
+            root = unpacking.result()
     except (ImageStoreError, RegistryAway, OSError) as error:
         raise RetryableJobError(str(error)) from error
     except (ImageError, TypeError) as error:

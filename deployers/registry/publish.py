@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deployers import oci
 from deployers.documents import BASE_HOME, MODEL_IMAGE
@@ -59,9 +58,8 @@ def push_version(
         pusher.manifest(model_image, f"{tag}-model")
     progress("pushing the image")
     pusher.manifest(digest)
-    for entry in layout.attached(digest):
-        progress("pushing what is attached to it")
-        attach(pusher, digest, entry)
+    progress("pushing what is attached to it")
+    attach(pusher, digest, layout.attached(digest))
     content, media_type, _ = layout.manifest(digest)
     pusher.put(content, media_type, tag)
     pusher.check(tag, digest, media_type)
@@ -95,26 +93,33 @@ def _sources(layout: OciLayout, place: Place, repository: str) -> Callable[[str]
 
 
 # ---------------------------------------------------------------- what is attached
-def attach(pusher: Pusher, image: str, entry: Descriptor) -> None:
+def attach(pusher: Pusher, image: str, entries: Sequence[Descriptor]) -> None:
     """Push what is attached to an image; where the registry has no referrers API, list it under the fallback tag."""
+    unlisted = [listed for entry in entries if (listed := _attach(pusher, image, entry)) is not None]
+    if not unlisted:
+        return
+    tag = fallback_tag(image)
+    found = pusher.client.get_manifest_bytes(pusher.repository, tag, oci.INDEX, oci.JSON_MAX)
+    known = _listed(found[0], tag) if found is not None else []
+    index = oci.canonical_json(merged_index(known, unlisted))
+    if found is None or found[0] != index:
+        pusher.put(index, oci.INDEX, tag)
+
+
+def _attach(pusher: Pusher, image: str, entry: Descriptor) -> dict[str, object] | None:
+    """Push one document; its entry for the list, if the registry does not keep that itself."""
     content, media_type, blobs = pusher.layout.manifest(entry.digest)
     for blob in blobs:
         pusher.blob(blob)
     answer = pusher.put(content, media_type, entry.digest)
     pusher.check(entry.digest, entry.digest, media_type)
     if answer.headers.get("OCI-Subject") == image:
-        return
+        return None
     value = json.loads(content)
-    mine: dict[str, Any] = {
+    return {
         "mediaType": media_type, "digest": entry.digest, "size": len(content), "artifactType": value["artifactType"],
         "annotations": value.get("annotations") or {},
     }  # fmt: skip
-    tag = fallback_tag(image)
-    found = pusher.client.get_manifest_bytes(pusher.repository, tag, oci.INDEX, oci.JSON_MAX)
-    known = _listed(found[0], tag) if found is not None else []
-    index = oci.canonical_json(merged_index(known, [mine]))
-    if found is None or found[0] != index:
-        pusher.put(index, oci.INDEX, tag)
 
 
 def _listed(content: bytes, tag: str) -> list[dict[str, object]]:

@@ -141,6 +141,9 @@ class Pusher:
         """Raises _Restart if the upload must begin anew, RegistryAway if the registry stays away."""
         session, offset, cuts = self._again(self._open), 0, 0
         assert session is not None, "nothing was to be mounted"
+        if blob.size <= CHUNK_BYTES:
+            self._finish(blob, session, path.read_bytes())
+            return
         with path.open("rb") as file:
             while offset < blob.size:
                 file.seek(offset)
@@ -155,8 +158,13 @@ class Pusher:
                         raise
                     _wait(cuts - 1)
                     session, offset = self._resume(session)
+        self._finish(blob, session, b"")
+
+    def _finish(self, blob: Descriptor, session: str, rest: bytes) -> None:
+        """End an upload with what is left of the blob. Raises _Restart if it did not arrive whole."""
         url = oras.utils.append_url_params(session, {"digest": blob.digest})
-        answer = self.client.do_request(url, "PUT", headers={"Content-Length": "0", **_OCTETS})
+        answer = self.client.do_request(url, "PUT", data=rest, headers={"Content-Length": str(len(rest)), **_OCTETS})
+        self.sent += len(rest)
         if answer.status_code in (400, 404, 416) and not self.client.has_blob(self.repository, blob.digest):
             raise _Restart(
                 f"registry {self.client.host} did not get blob {blob.digest} whole (it answered {answer.status_code})"
