@@ -97,6 +97,8 @@ class Explanation:
     commands: Sequence[Command]
     faults: Sequence[str] = ()
     """What is wrong with its data, and what follows from that."""
+    gitops: str = ""
+    """Where the champion's digest was written to, or why it is not yet; empty if it is written nowhere."""
     metrics: Sequence[str] = ()
     """What the policy's metrics say now: value, bound and count, or why they are unknown."""
 
@@ -110,6 +112,7 @@ def explain(
     now: datetime,
     reports: Sequence[Report] = (),
     metrics: Sequence[str] = (),
+    gitops: str = "",
 ) -> Explanation:
     """`cycles`: the newest of the model, newest first; `model`: the same state, as people are shown it."""
     return Explanation(
@@ -125,6 +128,7 @@ def explain(
         commands=_commands(state),
         faults=_faults(state, policy),
         metrics=metrics,
+        gitops=gitops,
     )
 
 

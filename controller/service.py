@@ -106,7 +106,7 @@ class Service:
         wake: Callable[[str], None], sentences: Mapping[str, str], policy: Callable[[ModelState], ModelPolicy],
         home: Path | None = None, signals: Callable[[str], Mapping[str, Signal]] = lambda _name: {},
         metrics: Callable[[ModelState, ModelPolicy], Sequence[str]] = lambda _state, _policy: (),
-        sources: Sequence[Source] = (), notices: Notices | None = None,
+        sources: Sequence[Source] = (), notices: Notices | None = None, gitops: Callable[[str], str] = lambda _name: "",
     ) -> None:  # fmt: skip
         """`home`: the state folder, where reports lie; without it there are none. `signals`: the newest measurements of a model.
         `metrics`: what the monitoring system tells of it."""
@@ -122,6 +122,7 @@ class Service:
         self._metrics = metrics
         self._sources = tuple(sources)
         self._notices = notices
+        self._gitops = gitops
 
     def leads(self) -> bool:
         """Whether this daemon may change anything at the moment."""
@@ -190,6 +191,7 @@ class Service:
             state, self._policy(state), views.detail(state, self._sentence(name), status, error, self._signals(name)),
             cycles=(cycles := self._store.cycles(name, limit=LAST_CYCLES)), now=self._now(),
             reports=self._reports(name, cycles), metrics=self._metrics(state, self._policy(state)),
+            gitops=self._gitops(name),
         )  # fmt: skip
 
     def _reports(self, name: str, cycles: Sequence[Cycle]) -> list[explaining.Report]:

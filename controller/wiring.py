@@ -26,8 +26,9 @@ from controller.notices.told_alerts import AlertBook
 from controller.observing import JobObserver
 from controller.reconcile import Reconciler
 from controller.service import Service
-from controller.sources.building import Repository, build_follower
+from controller.sources.building import Repository, build_follower, build_write_back
 from controller.sources.follower import PolicyFollower
+from controller.sources.git.writeback import Place, WriteBack
 from controller.store.port import Store
 from controller.store.sql import open_store
 from controller.web.hooks import Hooks
@@ -185,10 +186,13 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip
     loop.also(Chore(name="notices", every_s=TIDY_S, run=notices.tidy))
-    sources = [follower] if (follower := _follow_git(settings, store, leadership, clock, loop)) else []
+    follower = _follow_git(settings, store, leadership, clock, loop)
+    write_back = _write_back(settings, store, leadership, clock, loop)
     service = Service(
         store=store, target=target, epoch=leadership.epoch, now=clock.now, wake=loop.wake, sentences=loop.sentences,
-        policy=reconciler.policy, home=home, signals=observer.signals, sources=sources, notices=notices,
+        policy=reconciler.policy, home=home, signals=observer.signals, notices=notices,
+        sources=[one for one in (follower, write_back) if one is not None],
+        gitops=write_back.told if write_back is not None else lambda _name: "",
         metrics=lambda state, policy: board.told(state, policy, reconciler.signal_max_age),
     )  # fmt: skip
     return Parts(
@@ -259,3 +263,24 @@ def _follow_git(
     loop.also(Chore(name="policies", every_s=settings.git_interval_s, run=follower.sync, close=follower.close))
     loop.also(Chore(name="worktrees", every_s=WORKTREES_S, run=follower.sweep))
     return follower
+
+
+def _write_back(
+    settings: Settings, store: Store, leadership: FileLeadership, clock: Clock, loop: Loop
+) -> WriteBack | None:
+    """What writes promoted digests to a GitOps repository; None if none is named."""
+    if settings.gitops_url is None:
+        return None
+    repository = Repository(
+        url=settings.gitops_url, branch=settings.gitops_branch, protocols=settings.git_protocols,
+        credentials_file=settings.gitops_credentials_file, ssh_key_file=settings.gitops_ssh_key_file,
+        known_hosts_file=settings.gitops_known_hosts_file, timeout_s=settings.git_timeout_s, max_mb=settings.git_max_mb,
+        max_files=settings.git_max_files, prefix="gitops",
+    )  # fmt: skip
+    write_back = build_write_back(
+        repository, Place(path=settings.gitops_path, key=settings.gitops_key, image=settings.gitops_image),
+        settings.gitops_author, settings.gitops_signing_key_file, home=settings.home, store=store, epoch=leadership.epoch,
+        now=clock.now,
+    )  # fmt: skip
+    loop.also(Chore(name="gitops", every_s=settings.git_interval_s, run=write_back.round, close=write_back.close))
+    return write_back

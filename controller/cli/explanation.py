@@ -45,7 +45,7 @@ def print_explanation(told: dict[str, Any]) -> None:
     for i, line in enumerate(told["next"]):
         _row(grid, "" if i else "next", line)
     _row(grid, "why", told["opened"])
-    _serving(grid, told["serving"], model)
+    _serving(grid, told["serving"], model, told.get("gitops", ""))
     earlier = [r for r in told["refused"] if r["sentence"] not in told["opened"]]  # the last cycle's is said by "why"
     for i, refusal in enumerate(earlier):
         text = f"cycle {refusal['cycle']}, {moment(refusal['at'])}, {words(refusal['outcome'])}: {refusal['sentence']}"
@@ -108,7 +108,7 @@ def _containers(target: dict[str, Any]) -> list[str]:
     return [f"{name}: {', '.join(r['containers'])}" for name, r in found if r.get("containers")]
 
 
-def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any]) -> None:
+def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any], told_gitops: str) -> None:
     if serving is None:
         return
     version = serving["version"]
@@ -128,6 +128,8 @@ def _serving(grid: Table, serving: dict[str, Any] | None, model: dict[str, Any])
         _row(grid, "predict", f"POST {model['address']}/v1/models/{model['name']}:predict")
     if version["forced"]:
         _row(grid, "forced", f"by {version['forced']}", "yellow")
+    if told_gitops:
+        _row(grid, "gitops", told_gitops)
     if model["previous"] is not None:
         _row(grid, "before", f"{version_name(model['previous'])}, to which a rollback goes")
 

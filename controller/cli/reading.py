@@ -133,10 +133,14 @@ def _state(source: dict[str, Any]) -> str:
     """What is wrong, or worth knowing."""
     if source["error"]:
         return f"cannot be read since {moment(source['failing_since'])}: {source['error']}"
+    if source["refused"] and source["name"] == "gitops":
+        return "; ".join(source["refused"])
     if source["refused"]:
         return f"{source['newest_said']} is refused: {'; '.join(source['refused'])}"
     if source["applying"]:
         return f"putting commit {source['applying'][:10]} into force"
+    if source["name"] == "gitops":
+        return "every champion's digest stands there" if source["applied"] else "not looked at yet"
     return source["note"] or (f"{source['applied_said']} is in force" if source["applied"] else "not looked at yet")
 
 

@@ -6,8 +6,8 @@ stops the loop. It says what stands there, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -129,4 +129,6 @@ class SourceStatus:
     failing_since: datetime | None = None
     looked_at: datetime | None = None
     models: int = 0
-    """That are followed from it."""
+    """That are followed from it, or written to it."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Model → the decision that was written for it last."""

@@ -43,6 +43,8 @@ class Access:
     ssh_key: Path | None = None
     known_hosts: Path | None = None
     protocols: tuple[str, ...] = ("https", "ssh")
+    prefix: str = "git"
+    """With which the names of its settings begin, for messages."""
 
     @property
     def scheme(self) -> str:
@@ -56,7 +58,8 @@ class Access:
 
 def checked(access: Access) -> Access:
     """The same, if it can be used. Raises AccessError with the setting's name and what to do."""
-    url, setting = access.url, "git_url"
+    url, of = access.url, access.prefix
+    setting = f"{of}_url"
     if not url.isprintable() or " " in url or url.startswith("-") or "::" in url.partition("//")[0]:
         raise AccessError(f"{setting} must be a plain URL, such as https://git.example.org/team/models.git")
     scheme = access.scheme
@@ -68,7 +71,7 @@ def checked(access: Access) -> Access:
         parts = urlsplit(url)
         if parts.password is not None or (scheme in ("http", "https") and parts.username is not None):
             raise AccessError(
-                f"{setting} must not hold a user name or password: put them into a file and name it in git_credentials_file"
+                f"{setting} must not hold a user name or password: put them into a file and name it in {of}_credentials_file"
             )
         if parts.query or parts.fragment or (scheme != "file" and not parts.hostname) or parts.path in ("", "/"):
             raise AccessError(f"{setting} must name a repository, such as https://git.example.org/team/models.git")
@@ -83,12 +86,14 @@ def checked(access: Access) -> Access:
         or any(bad in branch for bad in ("..", "//", "/.", ".lock/"))
         or branch.endswith(("/", ".", ".lock"))
     ):
-        raise AccessError(f"git_branch must be a branch's name, such as main, but got {branch[:80]!r}")
+        raise AccessError(f"{of}_branch must be a branch's name, such as main, but got {branch[:80]!r}")
     if access.credentials is not None and scheme not in ("http", "https"):
-        raise AccessError("git_credentials_file is for https; over ssh give git_ssh_key_file and git_known_hosts_file")
+        raise AccessError(
+            f"{of}_credentials_file is for https; over ssh give {of}_ssh_key_file and {of}_known_hosts_file"
+        )
     if scheme == "ssh" and (access.ssh_key is None or access.known_hosts is None):
         raise AccessError(
-            "over ssh git_ssh_key_file and git_known_hosts_file are needed: a host that nobody vouches for is not trusted"
+            f"over ssh {of}_ssh_key_file and {of}_known_hosts_file are needed: a host that nobody vouches for is not trusted"
         )
     return access
 
@@ -98,15 +103,15 @@ def _is_scp(url: str) -> bool:
     return "://" not in url and _SCP.fullmatch(url) is not None
 
 
-def read_secrets(file: Path) -> dict[str, str]:
+def read_secrets(file: Path, setting: str = "git_credentials_file") -> dict[str, str]:
     """`username` and `password` of a credentials file. Raises AccessError, which says what is wrong and shows nothing of it."""
     try:
         if file.stat().st_size > SECRET_BYTES_MAX:
-            raise AccessError(f"git_credentials_file {file} is too large to be one")
+            raise AccessError(f"{setting} {file} is too large to be one")
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AccessError(
-            f"git_credentials_file {file} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+            f"{setting} {file} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
         ) from None
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -114,13 +119,13 @@ def read_secrets(file: Path) -> dict[str, str]:
             continue
         key, equals, value = line.partition("=")
         if not equals or key.strip() not in ("username", "password", "token"):
-            raise AccessError(f"git_credentials_file {file}:{number}: a line is token=…, username=… or password=…")
+            raise AccessError(f"{setting} {file}:{number}: a line is token=…, username=… or password=…")
         found[key.strip()] = value.strip()
     if "token" in found:
         found.setdefault("username", TOKEN_USER)
         found["password"] = found.pop("token")
     if not found.get("username") or not found.get("password"):
-        raise AccessError(f"git_credentials_file {file} must hold token=…, or username=… and password=…")
+        raise AccessError(f"{setting} {file} must hold token=…, or username=… and password=…")
     return found
 
 

@@ -67,6 +67,7 @@ def _load(yaml: YAML, content: bytes) -> MutableMapping[str, Any]:
     try:
         text = content.decode("utf-8")
         yaml.indent(**_indentation(text))
+        yaml.explicit_start = text.lstrip().startswith("---")
         document = yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         raise FileRefused(f"it is not a YAML document ({type(error).__name__})") from error
@@ -76,13 +77,22 @@ def _load(yaml: YAML, content: bytes) -> MutableMapping[str, Any]:
 
 
 def _indentation(text: str) -> dict[str, int]:
-    """How its lists are indented, by the first one: `- x` under its key, or two further in."""
-    lines = text.splitlines()
-    for before, line in itertools.pairwise(lines):
-        if line.lstrip().startswith("- ") and before.rstrip().endswith(":"):
-            further = len(line) - len(line.lstrip()) - (len(before) - len(before.lstrip()))
-            return {"mapping": 2, "sequence": further + 2, "offset": further}
-    return {"mapping": 2, "sequence": 2, "offset": 0}
+    """How the file is indented, by its first list (`- x` under its key, or further in) and its first mapping in a mapping."""
+    sequence = mapping = None
+    for before, line in itertools.pairwise(
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ):
+        if before.split(" #")[0].rstrip().endswith(":"):
+            further = _depth(line) - _depth(before)
+            if line.lstrip().startswith("- "):
+                sequence = further if sequence is None else sequence
+            elif further > 0 and not before.lstrip().startswith("- "):
+                mapping = further if mapping is None else mapping
+    return {"mapping": mapping or 2, "sequence": (sequence or 0) + 2, "offset": sequence or 0}
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _set_key(document: MutableMapping[str, Any], steps: list[str], digest: str) -> bool:
