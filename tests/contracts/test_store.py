@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from servers.postgres import Postgres
 
+from controller.incidents import NO_MODEL
 from controller.invariants import InvariantBroken
 from controller.state import (
     Cycle,
@@ -26,7 +27,7 @@ from controller.state import (
     VersionStatus,
 )
 from controller.store.memory import MemoryStore
-from controller.store.port import Commit, ConflictError, FencedError, Store, StoreError
+from controller.store.port import Commit, ConflictError, FencedError, Record, Store, StoreError
 from controller.store.sql import open_store
 from deployers.target import TrafficPlan
 
@@ -111,6 +112,27 @@ def rich() -> ModelState:
             10: version(10, lineage={"code": None, "parameters": {"depth": 3}, "gates": [{"gate": "ap", "ok": True}]}),
         },
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what concerns no single model
+def test_a_record_of_no_model_opens_and_closes_incidents(store: Store, epoch: int) -> None:
+    """Events, notices and incidents of what all models share are written under the lease, and name no model."""
+    fault = KnownFault(
+        kind="git_branch_gone", source="repo main", subject="", sentence="the branch is gone", since=NOW, origin=FaultOrigin.LIVE,
+        found_at=NOW, absent_at=NOW + A_MINUTE,
+    )  # fmt: skip
+    with pytest.raises(FencedError):
+        store.record(epoch + 1, Record(found=[fault]))
+    assert store.incidents() == []
+    store.record(epoch, Record(events=[event(name=NO_MODEL)], notices=[notice("k", name=NO_MODEL)], found=[fault]))
+    store.record(epoch, Record(found=[fault]))
+    (opened,) = store.incidents(open_only=True)
+    assert (opened.models, opened.affected, opened.names) == (0, 1, ())
+    assert len(store.pending_notices()) == 2
+    store.record(epoch, Record(gone=[fault]))
+    assert store.incidents(open_only=True) == []
+    assert [one.kind for one in store.events()] == ["model.changed", "incident.opened", "incident.closed"]
+    assert store.names() == []
 
 
 # ---------------------------------------------------------------- reading back

@@ -95,6 +95,7 @@ def serving_git(root: Path, user: str = "", password: str = "") -> Iterator[GitH
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_told: None  # type: ignore[method-assign]  # clients are killed in the middle, on purpose
     told.port = server.server_address[1]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -13,6 +13,7 @@ import pytest
 from git_repos import House, Repo, new_repo, policy
 from servers import need
 from servers.git_http import BACKEND, GitHttp, serving_git
+from servers.sshd import running_sshd
 
 from controller.sources.git.access import Access, checked
 from controller.sources.git.mirror import Limits, Mirror
@@ -155,3 +156,30 @@ def test_a_token_needs_no_name(repo: Repo, server: GitHttp, tmp_path: Path) -> N
     house = over_http(House(repo, tmp_path / "home"), server, file)
     house.sync()
     assert house.store.names() == ["flights"]
+
+
+# ---------------------------------------------------------------- ssh
+def over_ssh(house: House, url: str, key: Path, known_hosts: Path) -> House:
+    access = checked(Access(url=url, branch="main", ssh_key=key, known_hosts=known_hosts))
+    house.source = GitSource(Mirror(access, house.home / "policies.git", Limits()), house.home, "policies")
+    house.follower._source = house.source
+    return house
+
+
+def test_a_key_file_opens_a_repository_over_ssh(repo: Repo, tmp_path: Path) -> None:
+    """The key of the setting is used, and no other; a host that is not among the known ones is not spoken to."""
+    repo.commit({"policies/flights.yaml": policy()})
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    with running_sshd(folder) as server:
+        house = over_ssh(House(repo, tmp_path / "home"), server.url(repo.path), server.key, server.known_hosts)
+        house.sync()
+        assert (house.status.error, house.store.names()) == ("", ["flights"])
+        stranger = tmp_path / "strangers"
+        stranger.write_text("")
+        other = over_ssh(House(repo, tmp_path / "home2"), server.url(repo.path), server.key, stranger)
+        other.sync()
+        assert "Host key verification failed" in other.status.error
+        wrong = over_ssh(House(repo, tmp_path / "home3"), server.url(repo.path), folder / "host", server.known_hosts)
+        wrong.sync()
+        assert "Permission denied" in wrong.status.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,7 @@ import serving.model
 from pipelines import prepare
 from pipelines.jobs.port import JobContext, PermanentJobError
 from pipelines.training import windowed
+from pipelines.treehash import tree_id
 from policies.schema import ModelPolicy
 from tuners import train
 from tuners.tune import since_change_s
@@ -68,10 +70,12 @@ def context(folder: Path) -> JobContext:
     return JobContext(job_id="t", workdir=folder, report_path=folder / "progress.json")
 
 
-def run(folder: Path, document: dict[str, Any], tuned: dict[str, Any] | None = None) -> dict[str, Any]:
+def run(
+    folder: Path, document: dict[str, Any], tuned: dict[str, Any] | None = None, code: dict[str, str] | None = None
+) -> dict[str, Any]:
     inputs = {
         "policy": document, "policy_dir": str(folder), "home": str(folder / "home"), "model": "buyers",
-        "prepared": prepared(folder, document), "tuned": tuned,
+        "prepared": prepared(folder, document), "tuned": tuned, "code": code,
     }  # fmt: skip
     output = train.run(inputs, context(folder))
     json.dumps(output, allow_nan=False)
@@ -314,6 +318,26 @@ def test_owners_code_and_its_commit_are_in_the_lineage(folder: Path) -> None:
     changed = run(folder, document)
     assert (changed["code"]["commit"], changed["cached"]) == (f"{commit}-dirty", False)
     assert changed["code"]["digest"] != committed["code"]["digest"]
+
+
+def test_code_of_a_pinned_commit_must_be_that_commits(folder: Path) -> None:
+    """The pinned commit is in the lineage, and nothing is left beside the code; code that differs by a mode or a file is not run."""
+    code = folder / "training"
+    code.mkdir()
+    (code / "pinned_training.py").write_text(OWNERS.replace('[["age"]].rename(columns=str)', "[['age']]"))
+    document = policy(component=None, parameters={}, entrypoint="pinned_training:fit", code="training")
+    document["spec"]["data"]["include"] = ["age"]
+    pinned = {"commit": "c" * 40, "tree": tree_id(code, like="0" * 40)}
+    assert run(folder, document, code=pinned)["code"]["commit"] == "c" * 40
+    assert [path.name for path in code.iterdir()] == ["pinned_training.py"]
+    for change in ((code / "new.py").touch, lambda: (code / "pinned_training.py").chmod(0o755)):
+        change()
+        with pytest.raises(PermanentJobError, match=r"is not what commit c+ has there"):
+            run(folder, document, code=pinned)
+        (code / "new.py").unlink(missing_ok=True)
+    shutil.rmtree(code)
+    with pytest.raises(PermanentJobError, match="restart the daemon to have it made again"):
+        run(folder, document, code=pinned)
 
 
 def test_missing_code_folder_and_vanished_rows(folder: Path) -> None:
