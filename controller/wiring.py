@@ -266,7 +266,7 @@ def _follow_git(
 
 
 def _write_back(
-    settings: Settings, store: Store, leadership: FileLeadership, clock: Clock, loop: Loop
+    settings: Settings, store: Store, leadership: LeaseLeadership, clock: Clock, loop: Loop
 ) -> WriteBack | None:
     """What writes promoted digests to a GitOps repository; None if none is named."""
     if settings.gitops_url is None:
