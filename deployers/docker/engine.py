@@ -6,10 +6,10 @@ is imported when the Engine is first asked for something: a daemon that runs no 
 
 from __future__ import annotations
 
-import json
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from deployers.target import TargetError
@@ -18,6 +18,8 @@ CALL_TIMEOUT_S = 10.0
 """Of one call. Starting a container takes the Engine about half a second."""
 LOAD_TIMEOUT_S = 900.0
 """Without a word from an Engine that unpacks an image."""
+_OLDEST_API = "1.41"
+"""Of Engine 20.10; newer ones are spoken to in their own, as far as the SDK knows it."""
 _SAID_BYTES_MAX = 64 * 1024
 
 
@@ -170,25 +172,40 @@ class Engine:
         import requests
 
         try:
+            self._knock()
             yield self._client(timeout_s or self._timeout_s)
         except docker.errors.APIError as error:
             said = str(error.explanation or error)[:500]
             raise EngineRefused(int(error.status_code or 500), said) from error
-        except (requests.RequestException, docker.errors.DockerException, OSError, json.JSONDecodeError) as error:
+        except (requests.RequestException, docker.errors.DockerException, OSError, ValueError, KeyError) as error:
             raise EngineAway(
                 f"the Docker Engine at {self.url} does not answer ({_brief(error)}); see that it runs (systemctl status docker) "
                 f"and that this user may open its socket; what runs serves on"
             ) from error
 
-    def _client(self, timeout_s: float) -> Any:
-        import docker
+    def _knock(self) -> None:
+        """Raises OSError if nobody is behind the socket. The SDK would find out too, but not close what it opened."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(self._timeout_s)
+            probe.connect(self.url.removeprefix("unix://"))
 
+    def _client(self, timeout_s: float) -> Any:
         known: dict[float, Any] = vars(self._clients).setdefault("by_timeout", {})
         if timeout_s not in known:
-            client = docker.APIClient(base_url=self.url, version="auto", timeout=timeout_s)
-            client.trust_env = False  # no proxies, no netrc, for a socket of this machine
-            known[timeout_s] = client
+            with closing(_sdk_client(self.url, _OLDEST_API, self._timeout_s)) as client:
+                spoken = str(client.version(api_version=False)["ApiVersion"])
+            known[timeout_s] = _sdk_client(self.url, spoken, timeout_s)
         return known[timeout_s]
+
+
+def _sdk_client(url: str, version: str, timeout_s: float) -> Any:
+    import docker
+    from docker.constants import DEFAULT_DOCKER_API_VERSION
+
+    newest = min((version, DEFAULT_DOCKER_API_VERSION), key=lambda text: [int(part) for part in text.split(".")])
+    client = docker.APIClient(base_url=url, version=newest, timeout=timeout_s)
+    client.trust_env = False  # no proxies, no netrc, for a socket of this machine
+    return client
 
 
 def _brief(error: Exception) -> str:

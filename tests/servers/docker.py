@@ -28,6 +28,8 @@ class DockerServer:
     folder: Path
     """Short, since a socket's path may have only 107 bytes."""
     driver: str = "overlay2"
+    live_restore: bool = True
+    """Whether containers outlive its stop and start."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -49,7 +51,8 @@ class DockerServer:
         command = [
             need("dockerd", "docker.io"), "--iptables=false", "--bridge=none", "--ip-forward=false",
             "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
-            "-H", self.url, "--pidfile", str(self.folder / "d.pid"), "--storage-driver", self.driver,
+            *(["--live-restore"] if self.live_restore else []), "-H", self.url,
+             "--pidfile", str(self.folder / "d.pid"), "--storage-driver", self.driver,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
@@ -65,7 +68,7 @@ class DockerServer:
         return True
 
     def stop(self) -> None:
-        """SIGTERM, as a service manager does: the Engine ends its containers."""
+        """SIGTERM, as a service manager does."""
         assert self.child is not None
         self.child.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -33,17 +33,14 @@ def processes(folder: str) -> Iterator[int]:
 
 
 def clean(folder: str) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
-        deadline = time.monotonic() + 5
-        while found := list(processes(folder)):
-            for pid in found:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-                    os.kill(pid, number)
-            if number is not signal.SIGKILL or time.monotonic() > deadline:
-                time.sleep(0.3)
-                break
-            time.sleep(0.05)
+    number, deadline = signal.SIGTERM, time.monotonic() + 10
+    while (found := list(processes(folder))) and time.monotonic() < deadline:
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, number)
+        time.sleep(0.3 if number is signal.SIGTERM else 0.05)
+        number = signal.SIGKILL
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     for point in sorted((line.split()[4] for line in lines if folder in line.split()[4]), reverse=True):
         subprocess.run(["umount", "-l", point], check=False, capture_output=True)

@@ -313,7 +313,7 @@ def test_design_example_is_supported_and_the_rest_is_refused_by_name() -> None:
     assert read(DESIGN).problems == ()
     cluster = DESIGN.replace("target: local", "target: kubernetes")
     assert [str(p) for p in read(cluster).problems] == [
-        "p.yaml:36: spec.deploy.target: not supported yet: kubernetes; local is",
+        "p.yaml:36: spec.deploy.target: not supported yet: kubernetes; local and docker are",
     ]
 
 
