@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     image_builder: Literal["layout", "registry"] = Field(
         default="layout", description="where images go: the state folder alone, or also a registry"
     )
-    registry: str = Field(default="", description="registry to push to: HOST[:PORT][/PREFIX]")
+    registry: str | None = Field(default=None, description="registry to push to: HOST[:PORT][/PREFIX]")
     registry_credentials: Path | None = Field(
         default=None, description="docker's config.json, or a file with user:password or a token"
     )
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     registry_delete: bool = Field(
         default=False, description="delete versions from the registry that are no longer kept"
     )
-    base_image: str = Field(default="", description="base of images whose policy names none")
+    base_image: str | None = Field(default=None, description="base of images whose policy names none")
     sign_command: str = Field(
         default="", description="command that signs a pushed image; gets its reference as argument"
     )
