@@ -122,8 +122,8 @@ class Settings(BaseSettings):
         default=False, description="delete versions from the registry that are no longer kept"
     )
     base_image: str | None = Field(default=None, description="base of images whose policy names none")
-    sign_command: str = Field(
-        default="", description="command that signs a pushed image; gets its reference as argument"
+    sign_command: str | None = Field(
+        default=None, description="command that signs a pushed image; gets its reference as argument"
     )
     sign_timeout_s: Seconds = Field(default=120.0, description="seconds that it may take")
     # Prometheus

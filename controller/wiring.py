@@ -84,7 +84,8 @@ def packaging(settings: Settings) -> Mapping[str, Any]:
 
 def withdrawing(settings: Settings) -> Callable[[str, str, str | None], None] | None:
     """How a version is deleted from the registry; None if the settings do not ask for it."""
-    if not settings.registry_delete or not settings.registry:
+    registry = settings.registry
+    if not settings.registry_delete or registry is None:
         return None
 
     def withdraw(model: str, digest: str, model_image: str | None) -> None:
@@ -93,7 +94,7 @@ def withdrawing(settings: Settings) -> Callable[[str, str, str | None], None] | 
         )
         from deployers.registry.transport import Access
 
-        place = parse_place(settings.registry)
+        place = parse_place(registry)
         access = Access(
             credentials=settings.registry_credentials, ca=settings.registry_ca, plain_http=settings.registry_plain_http,
             host=place.host,
