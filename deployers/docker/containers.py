@@ -117,12 +117,20 @@ def container_name(home: Path, slot: str, model: str) -> str:
 
 
 def container_config(
-    spec: ReplicaSpec, settings: ContainerSettings, *, folder: Path, log_dir: Path, clock: str = ""
+    spec: ReplicaSpec,
+    settings: ContainerSettings,
+    *,
+    folder: Path,
+    log_dir: Path,
+    clock: str = "",
+    model: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and host configuration in the SDK's words, without labels and image.
 
     As little as serving needs: no root, no capabilities, no way to gain any, nothing writable but /tmp, the prediction log, and where it
-    tells its port. `folder`: of the slot; `clock`: name of the clock file in the slot's folder `clock`, if there is one."""
+    tells its port. `folder`: of the slot; `clock`: name of the clock file in the slot's folder `clock`, if there is one;
+    `model`: folder of a model that is not in its image. Folders are mounted as mounts, not as binds: where one is missing the Engine then
+    says so, instead of making an empty one."""
     shares_ports = settings.network == HOST_NETWORK
     listen = ["--host", "127.0.0.1", "--port", "0"] if shares_ports else ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
     command = [
@@ -130,10 +138,12 @@ def container_config(
         "--workers", str(spec.workers), "--announce", f"{_PLACES['announce']}/announce.json",
     ]  # fmt: skip
     environment = {"HOME": "/tmp", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - the container's own
-    binds = [f"{log_dir}:/log:rw", f"{folder / 'announce'}:{_PLACES['announce']}:rw"]
+    mounts = [_mount(log_dir, "/log"), _mount(folder / "announce", _PLACES["announce"])]
+    if model is not None:
+        mounts.append(_mount(model, "/model", read_only=True))
     if clock:
         environment["RATCHET_CLOCK"] = f"{_PLACES['clock']}/{clock}"
-        binds.append(f"{folder / 'clock'}:{_PLACES['clock']}:ro")
+        mounts.append(_mount(folder / "clock", _PLACES["clock"], read_only=True))
     config: dict[str, Any] = {
         "command": command,
         "environment": environment,
@@ -142,7 +152,7 @@ def container_config(
     }
     host_config: dict[str, Any] = {
         "network_mode": settings.network,
-        "binds": binds,
+        "mounts": mounts,
         "read_only": True,
         "tmpfs": {"/tmp": f"rw,noexec,nosuid,nodev,size={TMP_MB}m"},  # noqa: S108 - the container's own
         "cap_drop": ["ALL"],
@@ -159,6 +169,10 @@ def container_config(
     if spec.cpus is not None:
         host_config["nano_cpus"] = round(spec.cpus * 1e9)
     return config, host_config
+
+
+def _mount(source: Path, target: str, *, read_only: bool = False) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
 def fingerprint(config: Mapping[str, Any], host_config: Mapping[str, Any]) -> str:

@@ -225,7 +225,12 @@ class ContainerRunner:
         engine, found = self.host.engine, self._found()
         clock = self.host.clock.name if self.host.clock is not None else ""
         config, host_config = container_config(
-            self.spec, self.host.settings, folder=self.folder, log_dir=self.host.log_dir(self.spec.model), clock=clock
+            self.spec,
+            self.host.settings,
+            folder=self.folder,
+            log_dir=self.host.log_dir(self.spec.model),
+            clock=clock,
+            model=self.host.shelf.model(self.spec.digest),
         )
         made_as = fingerprint(config, host_config)
         try:

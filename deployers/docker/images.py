@@ -20,9 +20,10 @@ import structlog
 
 from deployers import oci
 from deployers.docker.engine import Engine, EngineRefused
-from deployers.documents import APP, LAYER_KEY, MODEL
-from deployers.images import ImageNotFound, ImageParts, ImageRefused, OciLayout
+from deployers.documents import APP, LAYER_KEY, MODEL, placed
+from deployers.images import ImageNotFound, ImageParts, ImageRefused, OciLayout, UnpackLimits
 from deployers.oci import Descriptor, ImageError
+from deployers.placement import fill_from_blob
 from deployers.routed.replicas import Obstacle
 from deployers.target import TargetError
 from pipelines.jobs.files import read_json, write_json_atomic
@@ -139,6 +140,18 @@ def held(engine: Engine, parts: ImageParts) -> str | None:
     return None
 
 
+def outside_model(layout: OciLayout, models: Path, digest: str) -> Path | None:
+    """The folder to mount at /model, filled from the layout if need be; None for a model inside of its image.
+
+    A container need not pull what is on its machine already, so both placements outside of the image are one here. Raises ImageError,
+    OSError."""
+    parts = layout.parts(digest)
+    model = placed(parts.annotations, parts.layers, digest)
+    if model.placement == "image":
+        return None
+    return fill_from_blob(models, model.layer, layout.blobs.path(model.layer.digest), UnpackLimits())
+
+
 # ---------------------------------------------------------------- in the background
 @dataclass(kw_only=True, slots=True)
 class _Attempt:
@@ -160,7 +173,9 @@ class Shelf:
         """Digest → ID of what was put into the Engine, to be taken out again."""
         self._fetch = fetch
         self._lock = threading.Lock()
+        self._models_folder = home / "models"
         self._ids: dict[str, str] = {}
+        self._models: dict[str, Path | None] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._wanted: list[str] = []
         self._thread: threading.Thread | None = None
@@ -168,6 +183,10 @@ class Shelf:
     def image(self, digest: str) -> str | None:
         """ID in the Engine of the version's image, as far as is known."""
         return self._ids.get(digest)
+
+    def model(self, digest: str) -> Path | None:
+        """Folder of the version's model, if it is not in the image. Known of images that are there."""
+        return self._models.get(digest)
 
     def obstacle(self, digest: str) -> Obstacle | None:
         """Why nothing can be started from the image, as known."""
@@ -234,6 +253,7 @@ class Shelf:
         try:
             self._make_room()
             image_id = self._fetch(self._engine, self._layout, digest)
+            self._models[digest] = outside_model(self._layout, self._models_folder, digest)
             self._remember(digest, image_id)
         except EngineRefused as error:
             full = "no space left" in str(error)

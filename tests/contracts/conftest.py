@@ -9,7 +9,7 @@ import pytest
 from docker_rig import DockerRig
 from servers import free_port
 from servers.docker import DockerServer, docker_server
-from target_rigs import LocalRig
+from target_rigs import LocalRig, RealRig
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +40,10 @@ def docker(tmp_path: Path, docker_engine: DockerServer, shared_images: Path) -> 
         yield rig
     finally:
         rig.clean()
+
+
+@pytest.fixture(params=["local", "docker"])
+def real(request: pytest.FixtureRequest) -> RealRig:
+    """Each target whose replicas really run."""
+    found: RealRig = request.getfixturevalue(request.param)
+    return found

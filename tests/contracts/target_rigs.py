@@ -84,6 +84,11 @@ class RealRig:
     port: int
     target: RoutedTarget
 
+    @property
+    def base(self) -> str | None:
+        """The base image that real images need to run here."""
+        return None
+
     def again(self) -> RealRig:
         """Another rig for the same home, as for another daemon."""
         raise NotImplementedError

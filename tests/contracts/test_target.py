@@ -31,13 +31,6 @@ from target_rigs import (
 from deployers.target import ReplicaState, StalePlanError, TargetError, TrafficPlan
 
 
-@pytest.fixture(params=["local", "docker"])
-def real(request: pytest.FixtureRequest) -> RealRig:
-    """Each target whose replicas really run."""
-    found: RealRig = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture(params=["fake", "local", "docker"])
 def rig(request: pytest.FixtureRequest) -> Rig:
     if request.param == "fake":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from target_rigs import LIMITS, Hammer, LocalRig, plan, settle, wait_until
+from target_rigs import LIMITS, Hammer, LocalRig, RealRig, plan, settle, wait_until
 
 from deployers import package
 from deployers.local import LocalTarget
@@ -29,7 +29,9 @@ def load(model_dir):
 """
 
 
-def real_image(home: Path, folder: Path, number: int, score: float, placement: str = "image") -> str:
+def real_image(
+    home: Path, folder: Path, number: int, score: float, placement: str = "image", base: str | None = None
+) -> str:
     """Digest of a packaged and unpacked image whose model always answers `score`."""
     model = folder / f"model {number}"
     (model / "code").mkdir(parents=True)
@@ -46,7 +48,7 @@ def real_image(home: Path, folder: Path, number: int, score: float, placement: s
         "number": number,
         "model_dir": str(model),
         "annotations": {},
-        "base": None,
+        "base": base,
         "placement": placement,
     }
     packaged = package.run(inputs, JobContext(job_id="p", workdir=folder, report_path=folder / "report.json"))
@@ -66,40 +68,40 @@ def logged(home: Path) -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.slow
-def test_real_images_are_served_mirrored_logged_and_replaced(local: LocalRig, tmp_path: Path) -> None:
+def test_real_images_are_served_mirrored_logged_and_replaced(real: RealRig, tmp_path: Path) -> None:
     """Live and shadow rows share their ids, a killed replica costs no request, and the next version takes over."""
-    images = {n: real_image(local.home, tmp_path, n, score) for n, score in ((1, 0.25), (2, 0.75))}
-    settle(local, plan(1, {1: 100}, {1: images[1]}, replicas=2))
+    images = {n: real_image(real.home, tmp_path, n, score, base=real.base) for n, score in ((1, 0.25), (2, 0.75))}
+    settle(real, plan(1, {1: 100}, {1: images[1]}, replicas=2))
     mirrored = plan(2, {1: 100}, images, shadow=2, replicas=2)
-    settle(local, mirrored)
-    status, headers, body = local.predict(x_ratchet_key="ann")
+    settle(real, mirrored)
+    status, headers, body = real.predict(x_ratchet_key="ann")
     assert (status, body["predictions"], body["version"]) == (200, [0.25], 1)
     (row_id,) = body["ids"]
     assert row_id.startswith(headers["x-ratchet-request-id"])
-    settle(local, mirrored, lambda s: s.replicas[2].shadow_requests == 1, what="mirrored")
-    wait_until(lambda: logged(local.home) == [(row_id, "live", 1), (row_id, "shadow", 2)], "both rows in the log")
-    with Hammer(local) as hammer:
+    settle(real, mirrored, lambda s: s.replicas[2].shadow_requests == 1, what="mirrored")
+    wait_until(lambda: logged(real.home) == [(row_id, "live", 1), (row_id, "shadow", 2)], "both rows in the log")
+    with Hammer(real) as hammer:
         hammer.wait_for(10)
-        kill(local.process("v1-0"), signal.SIGKILL)
+        kill(real.process("v1-0"), signal.SIGKILL)
         hammer.wait_for(10)
-        settle(local, plan(3, {2: 100}, images, replicas=2))
+        settle(real, plan(3, {2: 100}, images, replicas=2))
         retire = plan(4, {2: 100}, {2: images[2]}, replicas=2)
-        settle(local, retire, lambda s: set(s.replicas) == {2}, what="retired")
+        settle(real, retire, lambda s: set(s.replicas) == {2}, what="retired")
         hammer.wait_for(10)
     assert hammer.failures == []
-    assert local.predict()[2]["predictions"] == [0.75]
+    assert real.predict()[2]["predictions"] == [0.75]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["volume", "pull"])
-def test_a_model_beside_its_image_is_served(local: LocalRig, tmp_path: Path, placement: str) -> None:
+def test_a_model_beside_its_image_is_served(real: RealRig, tmp_path: Path, placement: str) -> None:
     """Wherever the model lies it answers the same; one that is pulled comes back by itself if its folder is gone."""
-    digest = real_image(local.home, tmp_path, 1, 0.25, placement)
-    (models,) = [path for path in (local.home / "models").iterdir() if path.is_dir()]
+    digest = real_image(real.home, tmp_path, 1, 0.25, placement, real.base)
+    (models,) = [path for path in (real.home / "models").iterdir() if path.is_dir()]
     if placement == "pull":
         shutil.rmtree(models)
-    settle(local, plan(1, {1: 100}, {1: digest}, replicas=2))
-    assert local.predict()[2]["predictions"] == [0.25]
+    settle(real, plan(1, {1: 100}, {1: digest}, replicas=2))
+    assert real.predict()[2]["predictions"] == [0.25]
     assert (models / "model" / "model.json").is_file()
 
 

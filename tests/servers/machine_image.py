@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-RECIPE = 3
+RECIPE = 5
 """Of this module: to be raised when it makes another image of the same packages."""
 SERVING = (
     "litestar",
@@ -48,7 +48,7 @@ _LEFT_OUT = {
     "tkinter",
     "_pytest",
 }
-_BULKY = re.compile(r"libarrow_(flight|substrait|s3|gcs).*|.*\.(pyx|pxd|a|h|hpp|lib)|config-3.*")
+_BULKY = re.compile(r"libarrow_(flight|s3|gcs).*|.*\.(pyx|pxd|a|h|hpp|lib)|config-3.*")
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -131,7 +131,7 @@ def _make(folder: Path, names: list[str]) -> None:
         machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
         config = {
             "architecture": machine, "os": "linux", "created": "1970-01-01T00:00:00Z",
-            "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"]},
+            "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Labels": _labels(names)},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "the machine that runs the tests"}],
         }  # fmt: skip
@@ -148,6 +148,12 @@ def _make(folder: Path, names: list[str]) -> None:
             assert (folder / "index.json").is_file()
     finally:
         shutil.rmtree(making, ignore_errors=True)
+
+
+def _labels(names: list[str]) -> dict[str, str]:
+    """By which a build knows that it need not add what serving needs."""
+    labels = {"dev.ratchet.python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    return labels | ({"dev.ratchet.requirements": "this machine's"} if names else {})
 
 
 def _write(blobs: Path, kind: str, value: object) -> dict[str, object]:
