@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".ratchet"), description="state folder: database, images, logs, caches")
     database: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
     database_password_file: Path | None = Field(default=None, description="file with the password of that database")
+    study_database: str | None = Field(
+        default=None, description="PostgreSQL URL without password, where searches are kept; default: working folders"
+    )
+    study_database_password_file: Path | None = Field(default=None, description="file with the password of that one")
     host: str = Field(default="127.0.0.1", description="address of the HTTP API")
     port: Port = Field(default=8640, description="port of the HTTP API; 0 takes a free one")
     router_host: str = Field(default="127.0.0.1", description="address of the router, where predictions are asked for")

@@ -83,6 +83,8 @@ class Reconciler:
     """Whether Evidently's report is made of the drift that opens a cycle."""
     packaging: Mapping[str, Any] = field(default_factory=dict)
     """What packaging jobs are told of the daemon's settings (`deployers.package`)."""
+    studies: Mapping[str, Any] = field(default_factory=dict)
+    """Where searches are kept, if not in their working folders (`tuners.shared_study`)."""
     alerts: Callable[[ModelPolicy], Mapping[str, AlertSignal]] = lambda _policy: {}
     """What Alertmanager has told of the alerts that a policy waits for."""
     restless: set[str] = field(default_factory=set)
@@ -222,7 +224,7 @@ class Reconciler:
         """Ask for what the state calls for; what could not be had now, which the next look asks for again, or an empty string."""
         self._keep_serving(state)
         self._cancel_others(state)
-        wanted = wanted_job(state, self.policy(state), self.home, self.packaging)
+        wanted = wanted_job(state, self.policy(state), self.home, self.packaging, self.studies)
         trouble = self._target_errors.get(state.name, "")
         try:
             if wanted is not None:

@@ -29,6 +29,7 @@ from controller.service import Service
 from controller.sources.building import Repository, build_follower, build_write_back
 from controller.sources.follower import PolicyFollower
 from controller.sources.git.writeback import Place, WriteBack
+from controller.store.address import study_address
 from controller.store.port import Store
 from controller.store.sql import open_store
 from controller.web.hooks import Hooks
@@ -174,6 +175,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         max_busy_cycles=settings.max_busy_cycles, signal_max_age=timedelta(seconds=settings.signal_max_age_s),
         busy_cycles=lambda name: places_taken(name, store.load_all()), reports=True, packaging=packaging(settings),
         alerts=alerts.signals,
+        studies=study_address(settings.study_database, settings.study_database_password_file),
     )  # fmt: skip
     housekeeper = Housekeeper(
         store=store, jobs=jobs, home=home, epoch=leadership.epoch, now=clock.now, policy=reconciler.policy,

@@ -33,15 +33,19 @@ ENTRIES: Mapping[Phase, str] = {
 
 
 def wanted_job(
-    state: ModelState, policy: ModelPolicy, home: Path, packaging: Mapping[str, Any] | None = None
-) -> JobSpec | None:
+    state: ModelState, policy: ModelPolicy, home: Path, packaging: Mapping[str, Any] | None = None,
+    studies: Mapping[str, Any] | None = None,
+) -> JobSpec | None:  # fmt: skip
     """The job that must run or have run for the open cycle's phase; None when the phase needs none.
 
-    `packaging`: what the daemon's settings say about images, as `deployers.package` takes it."""
+    `packaging`: what the daemon's settings say about images, as `deployers.package` takes it. `studies`: where searches are kept if not in
+    their working folders, as `tuners.shared_study` takes it."""
     cycle = state.cycle
     if cycle is None or cycle.job_id is None or cycle.phase not in JOB_PHASES or state.paused or state.pinned:
         return None
     inputs = {"home": str(home), "model": state.name, **_inputs(state, policy, cycle, home, packaging or {})}
+    if studies and cycle.phase is Phase.TUNING:
+        inputs["study"] = {**studies, "model": state.name, "cycle": cycle.number}
     return JobSpec(
         job_id=cycle.job_id,
         entry=ENTRIES[cycle.phase],

@@ -1,8 +1,8 @@
 """The study of one cycle: its storage, which survives a kill at any moment, its budget, and who may start which trial.
 
-Optuna's journal file is the one record. Several processes write it; the kernel's file lock keeps them apart, and unlike Optuna's own lock
-file it does not outlive a killed process. A trial is claimed under a second lock, so that all processes together never start more trials
-than the budget has.
+Optuna's journal file is the one record, unless the settings name a database (`tuners.shared_study`). Several processes write it; the
+kernel's file lock keeps them apart, and unlike Optuna's own lock file it does not outlive a killed process. A trial is claimed under a
+second lock, so that all processes together never start more trials than the budget has.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # what JournalFileBackend asks for, without a public name
 from optuna.trial import FrozenTrial, TrialState
 
+from tuners.shared_study import StudyPlace, open_shared
 from tuners.space import Encoded
 
 STUDY = "study"
@@ -157,13 +158,18 @@ def random_trials(trials: int) -> int:
     return min(10, max(4, trials // 3))
 
 
-def open_study(workdir: Path, *, maximize: bool, signature: str, trials: int = 20) -> optuna.Study:
-    """The study in `workdir`, made if it is not there; `trials` is how many it is to have.
+def open_study(
+    workdir: Path, *, maximize: bool, signature: str, trials: int = 20, shared: StudyPlace | None = None
+) -> optuna.Study:
+    """The study in `workdir`, or at `shared`, made if it is not there; `trials` is how many it is to have.
 
     `signature` says what is searched on which rows: a study of another signature, or one whose journal is damaged other than at its end,
     is kept aside under a new name and a new study begun. Raises OSError.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    if shared is not None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return open_shared(shared, direction=_direction(maximize), pruner=make_pruner(trials), signature=signature)
     journal = workdir / JOURNAL
     if journal.exists() and not _is_readable(journal):
         _set_aside(journal)
@@ -180,13 +186,20 @@ def open_study(workdir: Path, *, maximize: bool, signature: str, trials: int = 2
 def _load(journal: Path, *, maximize: bool, trials: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelFileLock(journal)))
-    direction = optuna.study.StudyDirection.MAXIMIZE if maximize else optuna.study.StudyDirection.MINIMIZE
-    # Three folds are three steps. WilcoxonPruner, made for folds, cannot reach significance with three pairs (its smallest one-sided p is
-    # 1/8), and halving needs more rungs; the median of the same fold's running mean is usable from the first fold on.
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=unpruned_trials(trials), n_warmup_steps=0)
+    direction = _direction(maximize)
     return optuna.create_study(
-        study_name=STUDY, storage=storage, direction=direction, pruner=pruner, load_if_exists=True
+        study_name=STUDY, storage=storage, direction=direction, pruner=make_pruner(trials), load_if_exists=True
     )
+
+
+def _direction(maximize: bool) -> optuna.study.StudyDirection:
+    return optuna.study.StudyDirection.MAXIMIZE if maximize else optuna.study.StudyDirection.MINIMIZE
+
+
+def make_pruner(trials: int) -> optuna.pruners.BasePruner:
+    """Three folds are three steps. WilcoxonPruner, made for folds, cannot reach significance with three pairs (its smallest one-sided p is
+    1/8), and halving needs more rungs; the median of the same fold's running mean is usable from the first fold on."""
+    return optuna.pruners.MedianPruner(n_startup_trials=unpruned_trials(trials), n_warmup_steps=0)
 
 
 def _is_readable(journal: Path) -> bool:

@@ -28,6 +28,7 @@ from pipelines.jobs.worker import describe
 from pipelines.losses import classification_losses
 from policies.metrics import METRICS, Task
 from tuners.folds import Floats, Fold, Indices, lacks, within_window
+from tuners.shared_study import StudyPlace, forget_old
 from tuners.space import Candidate, SearchSpace
 from tuners.study import (
     CPU_S,
@@ -173,11 +174,13 @@ class Search:
     seed: int
     began: float
     """Monotonic time of the study's start, put back by what earlier attempts took."""
+    shared: StudyPlace | None = None
+    """Where the study is, if not in `workdir`."""
 
     def open(self) -> optuna.Study:
         """A connection of this process's own: one must not be shared across a fork."""
         maximize, trials = self.problem.maximize, self.budget.trials
-        return open_study(self.workdir, maximize=maximize, signature=self.signature, trials=trials)
+        return open_study(self.workdir, maximize=maximize, signature=self.signature, trials=trials, shared=self.shared)
 
     def tally(self, study: optuna.Study) -> Tally:
         return tally(study.get_trials(deepcopy=False), maximize=self.problem.maximize)
@@ -335,6 +338,8 @@ def resume(search: Search) -> optuna.Study:
     study = search.open()
     with claiming(search.workdir):
         release_lost(study)
+    if search.shared is not None:
+        forget_old(search.shared)
     return study
 
 

@@ -29,6 +29,7 @@ from pipelines.prepare import changed_at, parse_policy
 from pipelines.training import Prepared
 from policies.metrics import METRICS, Metric, Task
 from tuners import folds
+from tuners.shared_study import AWAY, StudyPlace, away, disconnect
 from tuners.space import Candidate, SearchSpace, build_space, window_since
 from tuners.study import LOST, Budget, Tally, enqueue, failures
 from tuners.trials import LOSSES, Problem, Search, resume, work, work_in_parallel
@@ -59,15 +60,31 @@ def run(inputs: Mapping[str, Any], context: JobContext) -> dict[str, Any]:
     spec = policy.spec.model_copy(update={"data": with_log_columns(policy.spec.data)})
     problem = build_problem(spec, components, space, prepared, since_change)
     signature = sign(problem, prepared.fingerprint, champion, int(inputs["seed"]))
-    search = _search(policy, problem, context.workdir, signature, int(inputs["seed"]), trials_of(policy.spec, champion))
+    search = Search(
+        problem=problem, workdir=context.workdir, signature=signature, budget=_budget(policy, problem, trials_of(policy.spec, champion)),
+        seed=int(inputs["seed"]), began=time.monotonic(), shared=StudyPlace.from_json(inputs.get("study")),
+    )  # fmt: skip
+    try:
+        return _search(search, policy.spec.tune.parallel, champion, context)
+    except AWAY as error:
+        raise away(error) from None
+    finally:
+        disconnect()
+
+
+def _search(search: Search, parallel: int, champion: Mapping[str, Any] | None, context: JobContext) -> dict[str, Any]:
+    """Go on with the study until its budget is used up."""
+    used_before_s = search.tally(search.open()).wall_s / parallel
+    search = search.with_time_used(used_before_s)
     study = resume(search)
+    space = search.problem.space
     enqueue(study, [space.encode(start) for start in space.starts(champion)][: search.budget.trials])
-    report = _Reporter(context, search.budget.trials, problem.metric)
+    report = _Reporter(context, search.budget.trials, search.problem.metric)
     report(search.tally(study))
-    if policy.spec.tune.parallel == 1:
+    if parallel == 1:
         work(search, study, report)
     else:
-        work_in_parallel(search, study, policy.spec.tune.parallel, report)
+        work_in_parallel(search, study, parallel, report)
     return output(search, study, champion)
 
 
@@ -165,18 +182,13 @@ def since_change_s(inputs: Mapping[str, Any], spec: Spec) -> float | None:
     return window_since(moment, newest) if newest > moment else None
 
 
-def _search(policy: ModelPolicy, problem: Problem, workdir: Path, signature: str, seed: int, trials: int) -> Search:
+def _budget(policy: ModelPolicy, problem: Problem, trials: int) -> Budget:
     tune = policy.spec.tune
-    budget = Budget(
+    return Budget(
         trials=trials if problem.space.is_a_choice() else 1,
         timeout_s=tune.timeout.total_seconds(),
         compute_s=tune.compute.total_seconds() if tune.compute is not None else None,
     )
-    search = Search(
-        problem=problem, workdir=workdir, signature=signature, budget=budget, seed=seed, began=time.monotonic()
-    )
-    used_before_s = search.tally(search.open()).wall_s / tune.parallel
-    return search.with_time_used(used_before_s)
 
 
 class _Reporter:

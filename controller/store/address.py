@@ -67,6 +67,28 @@ def read_password(path: Path) -> str:
     return lines[0]
 
 
+def study_address(url: str | None, password_file: Path | None) -> dict[str, str | None]:
+    """What jobs are told of the database of studies, in plain JSON; empty if there is none.
+
+    Raises StoreError; also for a password in the URL, because what jobs are told is written down."""
+    if url is None:
+        return {}
+    parsed = _parsed(url)
+    shown = parsed.set(query={}).render_as_string(hide_password=True)
+    if (
+        parsed.drivername not in ("postgresql", "postgresql+psycopg")
+        or not parsed.database
+        or set(parsed.query) - PARAMETERS
+    ):
+        raise StoreError(f"RATCHET_STUDY_DATABASE: {shown!r} cannot be used; give postgresql://user@host:5432/database")
+    if parsed.password is not None:
+        raise StoreError(
+            f"RATCHET_STUDY_DATABASE: {shown!r} holds a password; put it into RATCHET_STUDY_DATABASE_PASSWORD_FILE"
+        )
+    plain = parsed.set(drivername="postgresql+psycopg").render_as_string()
+    return {"url": plain, "password_file": str(password_file.absolute()) if password_file else None}
+
+
 def parse_address(url: str, password_file: Path | None = None) -> Path | PostgresAddress:
     """The file of an SQLite URL such as `sqlite:////var/lib/ratchet/state.db`, or the address of a PostgreSQL database.
 

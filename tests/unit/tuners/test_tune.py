@@ -32,7 +32,7 @@ CHAMPION = {"number": 4, "component": "test.line", "parameters": {"slope": 1.5, 
 
 
 def context(folder: Path) -> JobContext:
-    (folder / "work").mkdir(exist_ok=True)
+    (folder / "work").mkdir(parents=True, exist_ok=True)
     return JobContext(job_id="tune", workdir=folder / "work", report_path=folder / "progress.json")
 
 
