@@ -164,7 +164,7 @@ class Loop:
             self._scheduler.add_job(self._refresh, "interval", seconds=self._tick_s, id="metrics")
         for chore in self._chores:
             self._scheduler.add_job(
-                self._do, "interval", args=[chore], seconds=chore.every_s, id=f"chore:{chore.name}",
+                self._do, "interval", args=[chore], seconds=chore.every_s, id=f"chore:{chore.name}", name=chore.name,
                 next_run_time=datetime.now().astimezone(),
             )  # fmt: skip
         self._clear_strays()

@@ -8,12 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 from controller.sources.follower import PolicyFollower
-from controller.sources.git.access import Access, checked, read_secrets
+from controller.sources.git.access import Access, AccessError, checked, read_secrets
 from controller.sources.git.command import program
 from controller.sources.git.mirror import Limits, Mirror
 from controller.sources.git.source import GitSource
 from controller.sources.git.writeback import Place, WriteBack, checked_place
 from controller.sources.git.writing import Writer
+from controller.sources.port import SourceAway
 from controller.store.port import Store
 
 FOLDER = "git"
@@ -36,7 +37,7 @@ class Repository:
     """With which its settings' names begin."""
 
     def mirror(self, folder: Path) -> Mirror:
-        """Raises AccessError if it cannot be used as it is named, SourceAway if there is no `git`."""
+        """Raises AccessError if it cannot be used as it is named, or if there is no `git`."""
         access = checked(
             Access(
                 url=self.url, branch=self.branch, credentials=self.credentials_file, ssh_key=self.ssh_key_file,
@@ -46,7 +47,10 @@ class Repository:
         )  # fmt: skip
         if access.credentials is not None:
             read_secrets(access.credentials, f"{self.prefix}_credentials_file")
-        program()
+        try:
+            program()
+        except SourceAway as error:
+            raise AccessError(f"{self.prefix}_url: {error}") from error
         limits = Limits(fetch_s=self.timeout_s, bytes_max=self.max_mb << 20, files_max=self.max_files)
         return Mirror(access, folder, limits)
 
@@ -55,7 +59,7 @@ def build_write_back(
     repository: Repository, place: Place, author: str, signing_key: Path | None, *, home: Path, store: Store,
     epoch: Callable[[], int], now: Callable[[], datetime],
 ) -> WriteBack:  # fmt: skip
-    """What writes promoted digests. Raises AccessError, SourceAway."""
+    """What writes promoted digests. Raises AccessError."""
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     writer = Writer(repository.mirror(folder / "gitops.git"), author, signing_key)
@@ -68,7 +72,7 @@ def build_follower(
     repository: Repository, path: str, *, home: Path, store: Store, epoch: Callable[[], int], now: Callable[[], datetime],
     wake: Callable[[str], None],
 ) -> PolicyFollower:  # fmt: skip
-    """What follows the policies below `path`. Raises AccessError, SourceAway."""
+    """What follows the policies below `path`. Raises AccessError."""
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     source = GitSource(repository.mirror(folder / "policies.git"), folder, path)

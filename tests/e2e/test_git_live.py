@@ -19,6 +19,7 @@ ENV = {
     "GIT_COMMITTER_EMAIL": "ann@example.org",
 }  # fmt: skip
 SECRET = "hunter2-live"
+PATIENCE_S = 240.0
 CODE = """
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -73,7 +74,7 @@ def rig(server: GitHttp, tmp_path: Path) -> Iterator[Rig]:
     credentials = tmp_path / "credentials"
     credentials.write_text(f"username=bot\npassword={SECRET}\n")
     rig.env |= {
-        "RATCHET_GIT_URL": server.url("models.git"), "RATCHET_GIT_PATH": "policies", "RATCHET_GIT_INTERVAL_S": "1",
+        "RATCHET_GIT_URL": server.url("models.git"), "RATCHET_GIT_PATH": "policies", "RATCHET_GIT_INTERVAL_S": "2",
         "RATCHET_GIT_PROTOCOLS": "http", "RATCHET_GIT_CREDENTIALS_FILE": str(credentials),
         "RATCHET_GITOPS_URL": server.url("deploy.git"), "RATCHET_GITOPS_PATH": "values/{model}.yaml",
         "RATCHET_GITOPS_KEY": "image.digest", "RATCHET_GITOPS_CREDENTIALS_FILE": str(credentials),
@@ -103,7 +104,7 @@ def test_from_a_push_to_a_served_model_and_back(rig: Rig, server: GitHttp, tmp_p
 
     rig.start()
     rig.until(lambda: "small" in rig.ratchet("get", "models"), "the policy to be followed")
-    rig.until(lambda: rig.serves(1), "v1 to serve")
+    rig.until(lambda: rig.serves(1), "v1 to serve", PATIENCE_S)
     (version,) = json.loads(rig.ratchet("get", "versions", "small", "-o", "json"))["versions"]
     assert (version["code_commit"], version["policy_commit"]) == (first, first)
     assert version["policy_file"] == "policies/small.yaml"
@@ -132,7 +133,7 @@ def test_from_a_push_to_a_served_model_and_back(rig: Rig, server: GitHttp, tmp_p
     second = push(work, "better code")
     rig.until(lambda: rig.model()["origin"]["code_commit"] == second, "the new code to be followed")
     rig.ratchet("trigger", "small", "-r", "new code", "-y")
-    rig.until(lambda: rig.serves(2), "v2 to serve")
+    rig.until(lambda: rig.serves(2), "v2 to serve", PATIENCE_S)
     assert rig.model()["versions"][1]["code_commit"] == second
     rig.until(lambda: rig.model()["versions"][1]["digest"] in _stands(values), "the second digest to be written back")
     rig.ratchet("rollback", "small", "-r", "as a drill", "-y")

@@ -18,6 +18,9 @@ SIZE_MAX = 1 << 20
 """Bytes of a file that is changed."""
 
 
+DEPTH_MAX = 64
+
+
 class FileRefused(ValueError):
     """The file has no place for a digest; the message says what to write into it."""
 
@@ -64,6 +67,8 @@ def _load(yaml: YAML, content: bytes) -> MutableMapping[str, Any]:
         raise FileRefused(f"it has more than {SIZE_MAX:,} bytes")
     if b"&" in content and b"*" in content and content.count(b"*") > 1000:
         raise FileRefused("it repeats itself by too many aliases")
+    if _is_deep(content):
+        raise FileRefused("it is nested too deeply")
     try:
         text = content.decode("utf-8")
         yaml.indent(**_indentation(text))
@@ -74,6 +79,18 @@ def _load(yaml: YAML, content: bytes) -> MutableMapping[str, Any]:
     if not isinstance(document, MutableMapping):
         raise FileRefused("it must hold a mapping")
     return document
+
+
+def _is_deep(content: bytes) -> bool:
+    """Whether it may be nested so deeply that reading it takes long (ruamel.yaml's time grows with the square of the depth)."""
+    depth = 0
+    for byte in content:
+        depth += (byte in b"[{") - (byte in b"]}" and depth > 0)
+        if depth > DEPTH_MAX:
+            return True
+    return b"- " * DEPTH_MAX in content or any(
+        len(line) - len(line.lstrip()) > 8 * DEPTH_MAX for line in content.splitlines()
+    )
 
 
 def _indentation(text: str) -> dict[str, int]:

@@ -304,7 +304,7 @@ def test_only_the_digest_changes(text: str) -> None:
     [
         ("- 1", "must hold a mapping"), ("a: [", "not a YAML"), ("image: x", "no mapping 'image'"), ("", "must hold a mapping"),
         ("a: 1\n---\nb: 2\n", "not a YAML"), ("a: !!python/object:os.system x\nimage: x", "no mapping"), ("\xff", "no mapping"),
-        ("[" * 5000, "not a YAML"),
+        ("[" * 1_000_000, "too deeply"), ("a:\n" + "- " * 5000, "too deeply"), (" " * 900_000 + "a: 1", "too deeply"),
     ],
 )  # fmt: skip
 def test_files_without_a_place_are_refused(text: str, rule: str) -> None:
