@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,12 +81,13 @@ def _refusal(method: str, error: Any) -> SlackRefused:
     answer = error.response
     status = int(getattr(answer, "status_code", 0) or 0)
     data = answer.data if isinstance(getattr(answer, "data", None), dict) else {}
-    word = str(data.get("error", ""))[:60]
+    given = str(data.get("error", ""))
+    word = given if re.fullmatch(r"[a-z_]{1,60}", given) else ""  # slack-sdk puts there what is no JSON
     headers = {str(k).lower(): v for k, v in dict(getattr(answer, "headers", None) or {}).items()}
     asked = headers.get("retry-after", "")
     asked = asked[0] if isinstance(asked, list) and asked else asked
     wait = retry_after_s(str(asked), datetime.now().astimezone()) if status == 429 else 0.0
     hint = f"; {_HINTS[word]}" if word in _HINTS else ""
-    said = f"Slack refuses {method}: {word or f'status {status}'}{hint}"
+    said = f"Slack refuses {method}: {word or f'an answer without sense, status {status}'}{hint}"
     down = status == 429 or status >= 500 or word in _DOWN or not word
     return SlackRefused(said, word, retry_after_s=wait, channel_is_down=down)

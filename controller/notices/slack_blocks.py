@@ -201,7 +201,7 @@ def _gates(facts: Mapping[str, Any]) -> list[Block]:
 
 def _context(notice: NoticeRecord) -> Block:
     by = f" · by {clean(notice.data['actor'], 200)}" if notice.data.get("actor", "ratchet") != "ratchet" else ""
-    said = f"{notice.at:%Y-%m-%d %H:%M:%S} UTC · {notice.kind}{by}"
+    said = clean(f"{notice.at:%Y-%m-%d %H:%M:%S} UTC · {notice.kind}{by}", FIELD_MAX)
     return {"type": "context", "elements": [{"type": "plain_text", "text": said, "emoji": False}]}
 
 
