@@ -39,6 +39,8 @@ from deployers.registry.names import parse_place
 from deployers.routed.target import RoutedTarget
 from pipelines.jobs.local import LocalJobRunner
 
+REFRESH_S = 60.0
+"""Between two times that messages about open incidents are brought up to date."""
 TIDY_S = 3600.0
 """Between two times that the memory of notifiers is tidied up."""
 WORKTREES_S = 3600.0
@@ -189,6 +191,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
         cron=settings.clock is None, housekeep=housekeeper.sweep, refresh=board.refresh,
     )  # fmt: skip
     loop.also(Chore(name="notices", every_s=TIDY_S, run=notices.tidy))
+    loop.also(Chore(name="incidents", every_s=REFRESH_S, run=notices.refresh_incidents))
     follower = _follow_git(settings, store, leadership, clock, loop)
     write_back = _write_back(settings, store, leadership, clock, loop)
     service = Service(

@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from controller.incidents import describe
+import structlog
+
+from controller.incidents import describe, subject_of
 from controller.incidents import facts_of as facts_of_incident
 from controller.notices.alertmanager import AlertFeed, Alertmanager
 from controller.notices.alerts import Alert
@@ -29,10 +31,14 @@ from controller.state import ModelState, NoticeRecord
 from controller.store.port import Store, StoreError
 from policies.schema import ModelPolicy
 
+log = structlog.get_logger()
+
 TEST_WAITS_S = 20.0
 KEPT = timedelta(days=35)
 """Where messages stand is remembered for so long."""
 INCIDENTS_LOOKED_AT = 1_000
+REFRESHED_MAX = 20
+"""Newest open incidents whose messages are kept up to date."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,18 +122,20 @@ class Notices:
     def _channel(self, name: str) -> Channel:
         """Raises NotifierError."""
         kind, _, rest = name.partition(":")
-        options = self._options
         if name == LOG:
             return self._journal
         if kind == "slack":
-            notifier = SlackNotifier(
-                channel=rest, slack=self.slack, store=self._store, now=self._now, link=options.public_url,
-                buttons=options.buttons,
-            )  # fmt: skip
-            return Channel(notifier=notifier)
+            return Channel(notifier=self._slack_channel(rest))
         if kind == "webhook":
             return Channel(notifier=self._webhook(rest))
         raise NotifierError(f"there is no channel of the kind {kind!r}")
+
+    def _slack_channel(self, name: str) -> SlackNotifier:
+        options = self._options
+        return SlackNotifier(
+            channel=name, slack=self.slack, store=self._store, now=self._now, link=options.public_url,
+            buttons=options.buttons,
+        )  # fmt: skip
 
     def _webhook(self, name: str) -> WebhookNotifier:
         if "://" in name:
@@ -150,6 +158,21 @@ class Notices:
     def tidy(self) -> None:
         """Forget what nobody will ask for any more. Raises StoreError."""
         self._store.forget(self._now() - KEPT)
+
+    def refresh_incidents(self) -> None:
+        """Let the messages about open incidents count the models that have joined since. In Slack, where a message can change."""
+        for incident in self._store.incidents(open_only=True, limit=REFRESHED_MAX):
+            notice = NoticeRecord(
+                key=subject_of(incident), model=incident.names[0] if incident.names else "", kind="incident.grown",
+                text=describe(incident, self._now()), at=self._now(), data=facts_of_incident(incident),
+            )  # fmt: skip
+            for name in self._route(notice):
+                if not name.startswith("slack:") or not self.outbox.is_due(name, self._now()):
+                    continue
+                try:
+                    self._slack_channel(name.removeprefix("slack:")).refresh_incident(notice)
+                except NotifierError as error:
+                    log.warning("incident.not_refreshed", channel=name, error=str(error))
 
     # ------------------------------------------------------------ asked by people
     def status(self) -> list[ChannelStatus]:

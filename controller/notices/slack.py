@@ -91,6 +91,17 @@ class SlackNotifier(Notifier):
         else:
             self._update(subject, place, fallback(notice), blocks, at=notice.at)
 
+    def refresh_incident(self, notice: NoticeRecord) -> None:
+        """Bring the count of an incident that was told here up to date. Raises NotifierError."""
+        subject = subject_of(notice)
+        place = self._place(subject, again=False)
+        shown = str(notice.data.get("models"))
+        if place is not None and place.get("shown") != shown:
+            self._update(
+                subject, {**place, "shown": shown}, fallback(notice), incident_blocks(notice, self._link),
+                at=datetime.fromisoformat(place["at"]),
+            )  # fmt: skip
+
     # ------------------------------------------------------------ many alike
     def _deliver_digest(self, message: Message) -> None:
         kind = message.newest.kind

@@ -184,7 +184,7 @@ def list_channels(service: Asked) -> ChannelList:
 
 
 @post("/notices/test", status_code=200, sync_to_thread=True)
-def test_channels(service: Asked, data: JSONBody[TestRequest]) -> TestList:
+def send_tests(service: Asked, data: JSONBody[TestRequest]) -> TestList:
     """Send a test message to every channel, and say what came of each."""
     return TestList(tests=service.test_notices(actor=data.actor))
 
@@ -265,6 +265,7 @@ ROUTER = Router(
     path="/api/v1",
     route_handlers=[
         list_models, get_model, list_versions, list_model_cycles, get_drift_report, explain_model, list_cycles,
-        list_targets, list_incidents, list_sources, list_events, replay_event, apply_policies, delete_model, preview_order, give_order,
+        list_targets, list_incidents, list_channels, send_tests, list_sources, list_events, replay_event,
+        apply_policies, delete_model, preview_order, give_order,
     ],
 )  # fmt: skip

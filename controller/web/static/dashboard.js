@@ -59,10 +59,12 @@ function phaseCell(model) {
 function modelRow(model) {
   const scored = element("td", [element("div", score(model.score)), element("div", model.score === null ? "" : model.metric, "legend")]);
   scored.title = "when it was judged";
-  return element("tr", [
+  const row = element("tr", [
     element("td", model.name, "name"), element("td", versionName(model.champion)), scored, phaseCell(model),
     element("td", trafficBar(model)), element("td", model.sentence, "said"),
   ]);
+  row.classList.toggle("meant", location.hash === `#${model.name}`); // by a link in a message
+  return row;
 }
 
 function eventLine(event) {
@@ -132,4 +134,5 @@ byId("login").addEventListener("submit", (event) => {
   byId("token").value = "";
   refresh();
 });
-refresh();
+const showMeant = () => document.querySelector("tr.meant")?.scrollIntoView({ block: "center" });
+refresh().then(showMeant);

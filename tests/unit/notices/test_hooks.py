@@ -20,9 +20,12 @@ from servers.slack import TOKEN as BOT
 from servers.slack import FakeSlack, fake_slack, wait_for
 
 sys.path.append(str(Path(__file__).parents[1] / "controller_web"))
+from controller_world import TOKEN as API_TOKEN
 from controller_world import World, served
 
 from controller.facts import life_of
+from controller.notices.building import NoticeOptions, Notices
+from controller.notices.routing import Defaults
 from controller.notices.secrets import Secret
 from controller.notices.slack_api import SlackApi
 from controller.notices.slack_blocks import pressed
@@ -423,3 +426,29 @@ def test_what_is_kept_is_bounded() -> None:
         heard(known, new, world.now)
     after, old = heard(known, new, world.now + timedelta(days=2))
     assert (len(after), old) == (1, ["f0"])
+
+
+# ---------------------------------------------------------------- the API and the command line
+def test_channels_are_listed_and_tried_over_the_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`ratchet notices` says what works and what does not, by exit code too."""
+    from controller.cli.client import PLACE, CliError
+    from controller.cli.notices import send_test, status
+
+    world = World()
+    world.service._notices = Notices(
+        store=world.store, home=tmp_path, now=lambda: world.now, policy=world.reconciler.policy,
+        options=NoticeOptions(defaults=Defaults(webhook="http://127.0.0.1:9/secret")),
+    )  # fmt: skip
+    with served(world) as url:
+        monkeypatch.setattr(PLACE, "server", url)
+        monkeypatch.setattr(PLACE, "token", API_TOKEN)
+        status()
+        with pytest.raises(CliError, match=r"1 of 2 channels failed: webhook:http://127.0.0.1:9/…"):
+            send_test()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "log yes" in told
+    assert "cannot be reached" in told
+    assert "secret" not in told
+    assert "notices.tested" in (tmp_path / "notices.jsonl").read_text()

@@ -18,8 +18,11 @@ from servers.slack import TOKEN, FakeSlack, fake_slack, problems
 sys.path.append(str(Path(__file__).parents[1] / "controller_web"))
 from controller_world import START, World
 
+from controller.incidents import facts_of
+from controller.notices.building import NoticeOptions, Notices
 from controller.notices.outbox import Outbox
 from controller.notices.port import Channel, Message, NotifierError
+from controller.notices.routing import Defaults
 from controller.notices.secrets import Secret
 from controller.notices.slack import SlackNotifier
 from controller.notices.slack_api import SlackApi
@@ -32,7 +35,7 @@ from controller.notices.slack_blocks import (
     reply_blocks,
 )
 from controller.overrides import Order, Verb
-from controller.state import NoticeRecord
+from controller.state import Incident, NoticeRecord
 from controller.store.memory import MemoryStore
 
 LINK = "https://ratchet.example/"
@@ -254,6 +257,39 @@ def test_a_fault_in_five_hundred_models_is_one_message(slack: FakeSlack) -> None
     made.deliver(alone(incident("closed", 500, over=True)))
     assert headline(slack.parents()[0]) == "✅ data incident 5 is over: 500 models"
     assert len(slack.messages) == 1
+
+
+def test_the_message_of_an_incident_counts_on_by_itself(slack: FakeSlack, tmp_path: Path) -> None:
+    """Between the notices of its growth, once for each count; where nothing was told, nothing is changed."""
+    world = World().serving()
+    one = Incident(
+        id=5, kind="nulls_jumped", source="s3://flights", subject="fare", sentence="nulls", since=START, opened_at=START,
+        models=1, affected=1, names=("late",),
+    )  # fmt: skip
+    notices = Notices(
+        store=world.store, home=tmp_path, now=lambda: world.now, policy=world.reconciler.policy,
+        options=NoticeOptions(
+            defaults=Defaults(slack="#ops"), slack_token=Secret(name="slack_token", value=TOKEN), slack_api=slack.url
+        ),
+    )  # fmt: skip
+    world.store._incidents[5] = one
+    notices.refresh_incidents()
+    assert slack.messages == []
+    data = facts_of(one)
+    opened = NoticeRecord(
+        key="incident/5/opened", model="late", kind="incident.opened", text="nulls", at=START, data=data
+    )
+    notifier(slack, world.store).deliver(alone(opened))
+    world.store._incidents[5] = replace(one, models=437, affected=437)
+    for _ in range(3):
+        notices.refresh_incidents()
+    assert [headline(m) for m in slack.messages] == ["🚨 data incident 5 is open: 437 models"]
+    assert slack.calls.count("chat.update") == 1
+    slack.faults = [500]
+    world.store._incidents[5] = replace(one, models=500, affected=500)
+    notices.refresh_incidents()
+    notices.refresh_incidents()
+    assert headline(slack.messages[0]).endswith("500 models")
 
 
 # ---------------------------------------------------------------- hostile text
