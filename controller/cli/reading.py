@@ -101,7 +101,7 @@ def incidents(
     limit: Limit = 20,
     output: Output = Format.TABLE,
 ) -> None:
-    """What is wrong with the data that feeds the models."""
+    """What is wrong with the data that feeds the models, or with a repository."""
     answer = call("GET", "/incidents", params={"open": not all_, "limit": limit})
     if output is not Format.TABLE:
         print_data(answer, output)
