@@ -159,7 +159,7 @@ def test_slack_was_shown_nothing_that_it_refuses_and_no_secret_is_told(stack: St
 def test_a_part_that_is_away_holds_nothing(stack: Stack, tmp_path: Path) -> None:
     """Slack refuses everything for a while: the loop goes on, and what happened is told when it is back."""
     rig = stack.rig
-    stack.slack.faults = [500] * 3
+    stack.slack.faults = [500] * 2
     before = len(stack.slack.messages)
     rig.ratchet("pause", "small", "-r", "away", "--yes")
     rig.until(lambda: rig.model()["held"]["paused"] is not None, "the pause")

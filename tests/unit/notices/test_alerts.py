@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import need
+from servers.alertmanager import PACKAGE
 from servers.listener import listener
 from servers.slack import wait_for
 
+from config.reading import SettingsError, read_settings
 from controller.incidents import describe
 from controller.notices.alertmanager import ENDS_AFTER, RESEND, RESOLVED_LASTS, AlertFeed, Alertmanager
 from controller.notices.alerts import OUTCOME_LASTS, Alert, firing
@@ -22,6 +28,7 @@ from controller.notices.routing import Defaults, channels_of
 from controller.state import Ended, Incident, NoticeRecord, Outcome, Phase
 from controller.store.memory import MemoryStore
 from controller.store.port import Commit
+from controller.wiring import notice_options
 
 NOW = datetime.fromisoformat("2026-03-01T12:00:00+00:00")
 H = timedelta(hours=1)
@@ -217,3 +224,59 @@ def test_one_dead_channel_of_many_and_the_count_of_an_incident(tmp_path: Path) -
     assert told["slack"] == (1, "RATCHET_SLACK_TOKEN_FILE is not set (nor RATCHET_SLACK_TOKEN_ENV)")
     assert told["log"] == told["webhook"] == (0, "")
     assert "secret-path" not in repr(notices.status())
+
+
+# ---------------------------------------------------------------- the documentation
+def blocks(language: str) -> list[str]:
+    """The examples of docs/notices.md."""
+    text = (Path(__file__).parents[3] / "docs" / "notices.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_configuration_of_alertmanager_is_one(tmp_path: Path) -> None:
+    """Alertmanager's own tool takes what docs/notices.md shows."""
+    amtool = need("amtool", PACKAGE)
+    (config,) = [text for text in blocks("yaml") if "webhook_configs" in text]
+    (tmp_path / "alertmanager.yml").write_text(config)
+    done = subprocess.run(
+        [amtool, "check-config", str(tmp_path / "alertmanager.yml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_settings_and_the_policy_keys_are_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/notices.md shows for the settings file is read, all of it together."""
+    for name in [name for name in os.environ if name.startswith("RATCHET_")]:
+        monkeypatch.delenv(name)
+    shown = [text for text in blocks("yaml") if re.match(r"(# ratchet.yaml|webhook:|alertmanager_urls:)", text)]
+    assert len(shown) == 4
+    (tmp_path / "ratchet.yaml").write_text("".join(shown))
+    found = read_settings(tmp_path / "ratchet.yaml")
+    assert found.slack_users == ("U012AB3CD", "U045EF6GH")
+    assert found.webhooks is not None
+    assert sorted(found.webhooks) == ["pager", "wall"]
+    options = notice_options(found)
+    assert (options.buttons, options.public_url, options.defaults.webhook) == (
+        True,
+        "https://ratchet.example.com/",
+        "pager",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WEBHOOKS", '{"a": {"url": "https://u:secret@h/"}}'), ("WEBHOOKS", '{"a": {"url": "secret", "url_env": "X"}}'),
+        ("WEBHOOKS", '{"a": {"secret": "secret"}}'), ("ALERTMANAGER_URLS", "http://u:secret@h"), ("PUBLIC_URL", "secret"),
+    ],
+)  # fmt: skip
+def test_settings_with_secrets_in_the_wrong_place_are_refused_without_repeating_them(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets have places of their own."""
+    monkeypatch.setenv(f"RATCHET_{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert f"RATCHET_{name}" in str(refused.value)
+    assert "secret@" not in str(refused.value)
+    assert "'secret'" not in str(refused.value)

@@ -324,6 +324,7 @@ def test_an_alert_opens_one_cycle_however_often_it_is_told() -> None:
     opened = [e for e in world.store.events("late") if e.kind == "cycle.opened"]
     assert len(opened) == 2, said
     assert 'trigger: the alert Slow{model="late"} fires' in str(opened[1].data["cause"])
+    assert world.service.replay(opened[1].seq).same, "the alert is among what the decision was recorded with"
     world.later(days=1)
     settle(world)
     world.reconciler.alerts = book_of(world).signals  # a restart
