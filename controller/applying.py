@@ -20,6 +20,7 @@ from controller.state import Cycle, Event, Hold, ModelState, Origin, Phase
 from policies.schema import ModelPolicy
 
 KIND = "policy.applied"
+DELETED = "model.deleted"
 SOURCE_HOLD = "source"
 """Who pauses a model whose policy is gone from where it was followed."""
 
@@ -189,7 +190,7 @@ def superseded(state: ModelState) -> int | None:
 def deletion(state: ModelState, actor: str, reason: str, now: datetime) -> Event:
     """The event that says that a model is gone, and from which number a later one of its name goes on."""
     return Event(
-        model=state.name, kind="model.deleted", sentence=f"{actor}: deletes the model {state.name} ({reason})", at=now,
+        model=state.name, kind=DELETED, sentence=f"{actor}: deletes the model {state.name} ({reason})", at=now,
         actor=actor, cycle=state.cycle.number if state.cycle else None,
         data={"next_version": state.next_version, "next_cycle": state.next_cycle, "reason": reason,
               "policy": state.policy_digest, "champion": state.champion},

@@ -18,11 +18,13 @@ from typing import Any, Protocol
 import structlog
 from pydantic import TypeAdapter
 
+from controller.applying import DELETED
 from controller.cycle import JOB_PHASES
 from controller.decide import Observation, Snapshot, decide, held
 from controller.draft import Decision
 from controller.evidence import cycle_of_report_job, report_job
 from controller.phases import model_of_job
+from controller.recovering import is_behind
 from controller.state import ModelState, Phase, Version
 from controller.store.port import Commit, ConflictError, FencedError, Store
 from controller.telemetry.metrics import count_events
@@ -48,6 +50,10 @@ class LostLeadership(Exception):
 
 class LapsedLease(LostLeadership):
     """The lease could not be renewed in time, and nobody is known to have taken it: stop acting, but it may yet be renewed."""
+
+
+class DatabaseBehind(Exception):
+    """The target follows a newer plan than the store knows, so nothing may be decided."""
 
 
 class Observer(Protocol):
@@ -111,6 +117,8 @@ class Reconciler:
                 decision, state = self._decide(state, clock())
             except (LostLeadership, ConflictError):
                 raise
+            except DatabaseBehind as behind:
+                return self._hold_behind(state, str(behind))
             except Exception:
                 self._keep_serving(state)
                 raise
@@ -140,8 +148,16 @@ class Reconciler:
         """What to make of the model, and its state with that recorded."""
         policy = self.policy(state)
         snapshot = self._observe(state, policy, now)
+        if behind := is_behind(state, snapshot.target):
+            raise DatabaseBehind(behind)
         decision = decide(snapshot, now, policy)
         return decision, self._record(decision, snapshot, now)
+
+    def _hold_behind(self, state: ModelState, behind: str) -> str:
+        """Do nothing, unless it is a model of that name that was deleted whose plan is still followed."""
+        if state.plan is not None or not any(e.kind == DELETED for e in self.store.events(state.name, newest=True)):
+            return behind
+        return f"first goes what a deleted model of that name left: {self._clear_away(state.name)}"
 
     def strays(self) -> list[str]:
         """Models that are served but no longer known: a look at each clears it away. Raises StoreError."""

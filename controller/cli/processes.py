@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(context_settings=raw, add_help_option=False)(demo)
     app.command()(daemon)
     app.command()(shutdown)
+    app.command()(recover)
 
 
 def demo(context: typer.Context) -> None:
@@ -63,4 +64,29 @@ def shutdown(
         for line in stop_everything(folder):
             print(line)
     except NotStopped as error:
+        raise CliError(str(error)) from error
+
+
+def recover(
+    reason: Annotated[str, typer.Option(help="Why; stays on record.")],
+    home: Annotated[Path | None, typer.Option(help="State folder (RATCHET_HOME).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """After a backup of the database was restored: let it count from now on. No daemon may run. docs/postgresql.md says when."""
+    from config.reading import FILE_VARIABLE, SettingsError, read_settings
+    from controller.cli.client import actor
+    from controller.restored import NotRecovered, recover_all
+
+    if not reason.strip():
+        raise CliError("--reason must say why, so that others can read later why it was done", Exit.USAGE)
+    try:
+        named = os.environ.get(FILE_VARIABLE)
+        found = read_settings(Path(named) if named else None, home=home or PLACE.home)
+    except SettingsError as error:
+        raise CliError(str(error), Exit.USAGE) from error
+    confirm("Let the champions that the restored database knows serve again, and end its open cycles?", yes=yes)
+    try:
+        for line in recover_all(found, actor(), reason.strip()):
+            print(line)
+    except NotRecovered as error:
         raise CliError(str(error)) from error

@@ -72,6 +72,16 @@ class SqlStore(SqlNotices, Store):
             self.close()
             raise
 
+    def skip_epochs(self, epoch: int, by: int) -> None:
+        """Let the epoch grow beyond any that was handed out before a backup was restored. The lease must be taken anew."""
+
+        def write(db: Connection) -> None:
+            lease = _lease(db)
+            lease.check(epoch)
+            _write_lease(db, replace(lease, holder=None, expires_at=None, epoch=epoch + by))
+
+        self._db.write(write)
+
     @property
     def shared(self) -> bool:
         """Whether daemons on several machines can use it at once."""

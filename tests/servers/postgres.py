@@ -31,6 +31,8 @@ class Postgres:
 
     folder: Path
     port: int
+    durable: bool = False
+    """Whether a commit is on disk before it is answered, as it should be where data matter."""
     process: subprocess.Popen[bytes] | None = None
     _shared: str = ""
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -57,9 +59,10 @@ class Postgres:
         return {**kept, **here}
 
     def start(self) -> None:
+        on_disk = "on" if self.durable else "off"
         options = {
-            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off",
-            "synchronous_commit": "off", "full_page_writes": "off", "max_connections": 60, "shared_buffers": "32MB",
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
+            "fsync": on_disk, "synchronous_commit": on_disk, "full_page_writes": on_disk, "max_connections": 60, "shared_buffers": "32MB",
         }  # fmt: skip
         given = [f"-c{name}={value}" for name, value in options.items()]
         self.process = self._stack.enter_context(
@@ -146,7 +149,7 @@ def _other_user() -> str | None:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A new server with a superuser `USER`. Skips (or fails, under CI) where PostgreSQL is not installed."""
     initdb = need("initdb", package="postgresql", folders=FOLDERS)
     folder = Path(tempfile.mkdtemp(prefix="ratchet-postgres-"))
@@ -161,7 +164,7 @@ def running_postgres() -> Iterator[Postgres]:
              "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"],
             user=user, cwd=folder, check=True, capture_output=True, timeout=120, env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
-        server = Postgres(folder=folder, port=free_port())
+        server = Postgres(folder=folder, port=free_port(), durable=durable)
         try:
             server.start()
             yield server
