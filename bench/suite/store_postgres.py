@@ -31,7 +31,8 @@ POLICY = '{"apiVersion":"ratchet.dev/v1","kind":"ModelPolicy","spec":{"note":"' 
 @contextmanager
 def _setup(folder: Path) -> Iterator[Sides]:
     with (
-        running_postgres(durable=True) as server, closing(open_store(server.url(server.new_database()), server.password_file)) as ours,
+        running_postgres(durable=True) as server,
+        closing(open_store(server.url(server.new_database()), server.password_file)) as ours,
         closing(open_store(f"sqlite:///{folder}/state.db")) as peer,
     ):
         read = {name: _fill(store) for name, store in (("PostgreSQL", ours), ("SQLite", peer))}
