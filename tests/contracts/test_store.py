@@ -210,6 +210,19 @@ def test_load_all_tells_every_change_since_it_was_asked_last(store: Store, epoch
 
 
 # ---------------------------------------------------------------- conflicts
+def test_load_all_sees_every_change(store: Store, epoch: int) -> None:
+    """What it remembers of the last time never stands for what was changed, deleted, or deleted and made anew since."""
+    for name in ("a", "b", "c"):
+        store.create(epoch, bare(name), [event(name=name)])
+    before = {state.name: state for state in store.load_all()}
+    store.commit(epoch, Commit(model=replace(before["b"], fruitless=7)))
+    assert [(state.name, state.fruitless) for state in store.load_all()] == [("a", 0), ("b", 7), ("c", 0)]
+    store.delete(epoch, "a", [event(name="a")])
+    store.delete(epoch, "c", [event(name="c")])
+    store.create(epoch, replace(bare("c"), fruitless=3), [event(name="c")])
+    assert [(state.name, state.fruitless) for state in store.load_all()] == [("b", 7), ("c", 3)]
+
+
 def test_a_second_model_of_the_same_name_is_refused(store: Store, epoch: int) -> None:
     """Creating over an existing model conflicts and writes nothing."""
     made = store.create(epoch, bare(), [event("first")])

@@ -300,3 +300,52 @@ def test_store_errors_come_out_as_such() -> None:
     rig.store.commit = full  # type: ignore[method-assign]
     with pytest.raises(StoreError, match="disk full"):
         rig.look(NAME)
+
+
+# ---------------------------------------------------------------- what the tick has read
+def test_what_the_tick_read_is_not_read_again() -> None:
+    """A quiet look asks the store for nothing; it says what it would have said."""
+    rig = Rig()
+    rig.add(newborn())
+    for _ in range(4):
+        rig.look(NAME)
+    said, known = rig.look(NAME), rig.state(NAME)
+    rig.reconciler.store = None  # type: ignore[assignment]
+    assert rig.reconciler.reconcile(NAME, lambda: rig.now, known) == said
+
+
+def test_a_state_older_than_what_was_looked_at_is_read_again() -> None:
+    """The tick read it before an order that has been looked at meanwhile: going back to its plan would be an old controller's doing."""
+    rig = Rig()
+    rig.add(newborn())
+    for _ in range(4):
+        rig.look(NAME)
+    known = rig.state(NAME)
+    order(rig, Verb.PAUSE)
+    assert "paused" in rig.look(NAME)
+    assert "paused" in rig.reconciler.reconcile(NAME, lambda: rig.now, known)
+
+
+def test_a_deleted_model_is_not_brought_back_by_what_the_tick_read() -> None:
+    """Once a look has cleared it away, only the store can tell of one made anew."""
+    rig = Rig()
+    rig.add(newborn())
+    for _ in range(4):
+        rig.look(NAME)
+    known = rig.state(NAME)
+    rig.store.delete(rig.leadership.held, NAME, [])
+    assert rig.look(NAME) == f"there is no model {NAME}"
+    assert rig.reconciler.reconcile(NAME, lambda: rig.now, known) == f"there is no model {NAME}"
+    assert rig.target.models() == []
+
+
+def test_a_decision_on_what_was_read_too_early_is_refused() -> None:
+    """An order came in between and nobody has looked since: its commit conflicts, and the next look reads anew."""
+    rig = Rig()
+    rig.add(newborn())
+    known = rig.state(NAME)
+    rig.store.commit(rig.leadership.held, Commit(model=replace(known, fruitless=1)))
+    with pytest.raises(ConflictError):
+        rig.reconciler.reconcile(NAME, lambda: rig.now, known)
+    rig.look(NAME)
+    assert rig.state(NAME).fruitless == 1
