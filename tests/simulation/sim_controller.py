@@ -31,6 +31,7 @@ from sim_world import (
 from controller import overrides
 from controller.applying import canonical, change_policy
 from controller.cycle import TRAFFIC_PHASES
+from controller.decide import metric_of
 from controller.draft import CONTROLLER, Decision
 from controller.notices.outbox import outbox_of_one
 from controller.overrides import Order, OverrideRefused, Verb
@@ -269,9 +270,16 @@ class Ledger:
     pardoned: int = 0
     """Cycles up to this number count against no cooldown any more."""
 
+    metrics_since: datetime | None = None
+    """Since when the policy is the one with a metric; None if it is another."""
+
     def check(self, history: History) -> None:
         state = history.state
         events = history.store.events(MODEL, after=self.last_seq, limit=10_000)
+        if state.policy != canonical(POLICIES[4]):
+            self.metrics_since = None
+        elif self.metrics_since is None:
+            self.metrics_since = history.latest
         self._cycles(history, state, events)
         self._versions(state)
         self._bans(history, state)
@@ -327,7 +335,8 @@ class Ledger:
             for s in o.signals.values()
             if s.value is not None and s.value < 0.5 and abs(at - s.observed_at) <= timedelta(hours=6)
         ]
-        assert known, "invariant 4: a trigger fired on nothing known"
+        bad = [s for o in history.observer.given for s in o.metrics.values() if s.value is not None and s.value > 0.02]
+        assert known or bad, "invariant 4: a trigger fired on nothing known"
 
     def _versions(self, state: ModelState) -> None:
         for number, version in state.versions.items():
@@ -367,10 +376,24 @@ class Ledger:
             o.comparison for o in history.observer.given
             if o.comparison and o.comparison.observed_at >= self.reached_at and o.comparison.challenger_rows >= 20
         ]  # fmt: skip
+        self._metric_shown(history, event)
         if event.kind == "step.passed":
             assert known, "invariant 4: a step passed on what was not measured in it"
         elif event.kind == "version.promoted" and event.data["previous"] is not None:
             assert any(c.state == "no_worse" for c in known), "invariant 4: promoted without being shown to be no worse"
+
+    def _metric_shown(self, history: History, event: Event) -> None:
+        """With a metric in its policy a challenger with live traffic goes on only on an answer about itself that is known, and not bad."""
+        if self.metrics_since is None or event.at < self.metrics_since or event.data.get("step") == 0:
+            return
+        cycle = next(c for c in history.store.cycles(MODEL, limit=10_000) if c.number == event.cycle)
+        if event.data.get("previous", 0) is None or cycle.challenger is None:
+            return  # the first version is compared with nothing
+        key = metric_of("metric:error_rate", cycle.challenger)
+        seen = [o.metrics[key] for o in history.observer.given if key in o.metrics]
+        assert any(s.value is not None and s.value < 0.02 for s in seen), (
+            "invariant 4: it went on with its metric unknown"
+        )
 
     def _holdback(self, state: ModelState) -> None:
         """Only in rollout and bake do two versions share the traffic; in the bake they are the champion and the one before."""

@@ -15,7 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from controller.decide import Observation
+from controller.decide import Observation, metric_of
+from controller.metering import tables
+from controller.metering.named import PART_LABEL, Metric, rules_of
+from controller.metering.port import Sample
 from controller.notices.port import Message
 from controller.reconcile import LostLeadership
 from controller.rollouts import baseline
@@ -55,6 +58,7 @@ def make_policy(name: str = MODEL, **changes: Any) -> ModelPolicy:
 
 
 COMPUTE_S = 60.0
+ERRORS = Metric(name="error_rate", events="e", total="t", newest="n")
 POLICY = make_policy()
 POLICIES = (
     POLICY,
@@ -64,6 +68,10 @@ POLICIES = (
         deploy={"replicas": 2},
     ),
     make_policy(budget={"cycles": 4, "per": "2d", "compute": f"{COMPUTE_S:g}s"}),
+    make_policy(
+        triggers={"any": [*_SPEC["triggers"]["any"], {"metric": {"name": "error_rate", "above": 0.02, "for": "20m"}}]},
+        rollout={**_SPEC["rollout"], "metrics": [{"name": "error_rate", "above": 0.02}]},
+    ),
 )
 """What the owner may change his mind to. Cooldown and number of cycles stay, so that the checks know them."""
 
@@ -215,6 +223,7 @@ class SimObserver:
             challenger=state.cycle.challenger if state.cycle else None,
             signals={q.key: self._signal(now) for q in needs(policy.spec.triggers)},
             comparison=self._comparison(state, now),
+            metrics=self._metrics(state, policy, now),
         )
         self.given.append(found)
         return found
@@ -231,6 +240,34 @@ class SimObserver:
         if draw < 0.35:
             return Signal.of(0.1, observed_at=stale, rows=500)
         return Signal.of(0.3 if draw < 0.6 else 0.9, observed_at=now, rows=500)
+
+    def _metrics(self, state: ModelState, policy: ModelPolicy, now: datetime) -> dict[str, Signal]:
+        challenger = state.cycle.challenger if state.cycle else None
+        of_champion, of_challenger = rules_of(policy)
+        asked = [(rule, state.champion) for rule in of_champion] + [(rule, challenger) for rule in of_challenger]
+        return {
+            metric_of(rule.key, version): tables.signal(self._table(version, now), MODEL, version)
+            for rule, version in asked
+            if version is not None
+        }
+
+    def _table(self, version: int, now: datetime) -> tables.Table:
+        """What Prometheus says of its errors: the truth, or one of the ways in which it says nothing."""
+        at, trouble = now.timestamp(), 9 if self.benign else self.rng.randrange(10)
+        labels = {"model": MODEL, "version": str(version if trouble != 1 else version + 1)}
+        events, total, newest = (60.0 if version in self.bad else 1.0), 1000.0, at
+        match trouble:
+            case 0:
+                return tables.failed(ERRORS, "Prometheus is away", at=at, observed_at=now)
+            case 2:
+                events = float("nan")
+            case 3:
+                events, total = 5.0, 10.0
+            case 4:
+                newest -= 3600
+        parts = {"events": events, "total": total, "newest": newest}
+        samples = [Sample({**labels, PART_LABEL: part}, value) for part, value in parts.items()]
+        return tables.read(ERRORS, samples * (2 if trouble == 5 else 1), at=at, observed_at=now)
 
     def _comparison(self, state: ModelState, now: datetime) -> Comparison | None:
         cycle = state.cycle

@@ -302,5 +302,5 @@ def test_load_all_takes_as_many_queries_for_5000_models_as_for_one(store: SqlSto
         db.execute(sa.insert(tables.versions), [version_values(v) for s in states for v in s.versions.values()])
     queries.clear()
     found = store.load_all()
-    assert len(queries) == for_one <= 5
+    assert len(queries) == for_one <= 4
     assert [*found[1:]] == states
