@@ -35,6 +35,7 @@ from controller.store.sql import open_store
 from controller.web.hooks import Hooks
 from deployers.docker import docker_host
 from deployers.local import ProcessHost
+from deployers.oci import ImageRefused
 from deployers.registry.names import parse_place
 from deployers.routed.target import RoutedTarget
 from pipelines.jobs.local import LocalJobRunner
@@ -73,9 +74,12 @@ def home_folder(settings: Settings) -> Path:
 
 
 def packaging(settings: Settings) -> Mapping[str, Any]:
-    """What packaging jobs are told of the settings: plain JSON, and of secrets only where they lie. Raises ImageRefused."""
+    """What packaging jobs are told of the settings: plain JSON, and of secrets only where they lie. Raises ValueError."""
     if settings.registry:
-        parse_place(settings.registry)
+        try:
+            parse_place(settings.registry)
+        except ImageRefused as error:
+            raise ValueError(f"RATCHET_REGISTRY: {error}") from error
     names = ("registry_credentials", "registry_ca")
     files = {name: str(path.absolute()) if (path := getattr(settings, name)) else None for name in names}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ storage:
   filesystem: {{rootdirectory: {root}}}
   delete: {{enabled: true}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
-http: {{addr: "127.0.0.1:{port}", secret: of-one-test}}
+http: {{addr: "127.0.0.1:{port}", secret: of-one-test{tls}}}
 """
 _AUTH = "auth: {{htpasswd: {{realm: test, path: {path}}}}}\n"
 
@@ -34,6 +35,7 @@ class RegistryServer:
     root: Path
     """Its storage."""
     log: Path
+    ca: Path | None = None
 
     @property
     def host(self) -> str:
@@ -41,20 +43,27 @@ class RegistryServer:
 
 
 @contextmanager
-def registry(folder: Path, *, auth: bool = False, port: int = 0) -> Iterator[RegistryServer]:
-    """Run a registry that keeps everything below `folder`; started again there it has what it had."""
+def registry(folder: Path, *, auth: bool = False, tls: bool = False, port: int = 0) -> Iterator[RegistryServer]:
+    """Run a registry that keeps everything below `folder`; started again there it has what it had.
+
+    `tls`: with a certificate for 127.0.0.1 that is its own authority, `RegistryServer.ca`."""
     command = need("docker-registry")
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config, log, root = folder / "config.yml", folder / "registry.log", folder / "data"
-    text = _CONFIG.format(root=root, port=port)
+    ca, key = folder / "ca.pem", folder / "key.pem"
+    if tls:
+        subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+        made = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key), "-out", str(ca), *subject]
+        subprocess.run([need("openssl"), "req", *made], check=True, capture_output=True, timeout=60)
+    text = _CONFIG.format(root=root, port=port, tls=f", tls: {{certificate: {ca}, key: {key}}}" if tls else "")
     if auth:
         (folder / "htpasswd").write_text(_HTPASSWD)
         text += _AUTH.format(path=folder / "htpasswd")
     config.write_text(text)
     with running([command, "serve", str(config)], log) as child:
         wait_until(lambda: answers(port), child, log)
-        yield RegistryServer(port=port, root=root, log=log)
+        yield RegistryServer(port=port, root=root, log=log, ca=ca if tls else None)
 
 
 @dataclass(kw_only=True, slots=True)

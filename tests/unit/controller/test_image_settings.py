@@ -19,7 +19,7 @@ from controller.phases import job_id
 from controller.state import Phase
 from controller.wiring import packaging, withdrawing
 from controller.work import wanted_job
-from deployers.oci import ImageRefused, RegistryAway, RegistryDenied
+from deployers.oci import RegistryAway, RegistryDenied
 from deployers.package import Delivery
 
 
@@ -83,7 +83,7 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str
 
 def test_a_registry_that_is_none_is_refused_at_the_start() -> None:
     """With how one is named."""
-    with pytest.raises(ImageRefused, match="without https://"):
+    with pytest.raises(ValueError, match=r"RATCHET_REGISTRY: .*without https://"):
         packaging(Settings(image_builder="registry", registry="https://registry.example"))
 
 

@@ -40,6 +40,10 @@ class Liar:
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Authorization) of each request."""
 
+    challenge: str = ""
+    tokens: set[str] = field(default_factory=set)
+    """If there are any, the registry wants one of these, and answers 401 with the challenge."""
+
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
@@ -78,9 +82,14 @@ def liar() -> Iterator[Liar]:
     told = Liar()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             told.asked.append((self.path, self.headers.get("Authorization")))
             status, headers, body = told.answers.get(self.path, (404, {}, b"{}"))
+            if told.tokens and self.path.startswith("/v2/") and self.headers.get("Authorization") not in told.tokens:
+                status, headers, body = 401, {"Www-Authenticate": told.challenge}, b"{}"
             self.send_response(status)
             for key, value in headers.items():
                 self.send_header(key, value)
@@ -277,6 +286,40 @@ def test_credentials_go_nowhere_else(liar: Liar, layout: OciLayout, tmp_path: Pa
     assert "cm9ib3Q6aHVudGVyMg" not in str(refused.value)
     assert liar.asked[-1][1] == "Basic cm9ib3Q6aHVudGVyMg=="
     assert [seen for _, seen in liar.asked[:3]] == [None, None, None]
+
+
+def test_a_token_service_is_asked_with_the_password_and_the_registry_with_the_token(
+    liar: Liar, layout: OciLayout, tmp_path: Path
+) -> None:
+    """As larger registries do it: the password goes to the service that the registry names, and its token to the registry."""
+    digest = liar.image(b"x")
+    secret = tmp_path / "secret"
+    secret.write_text("robot:hunter2")
+    challenge = f'Bearer realm="http://{liar.host}/token",service="r",scope="repository:base:pull"'
+    liar.tokens = {"Bearer t0ken"}
+    liar.challenge = challenge
+    liar.answers["/token?service=r&scope=repository%3Abase%3Apull"] = (200, {}, b'{"token":"t0ken"}')
+    assert take(liar, layout, access=Access(credentials=secret, host=liar.host)) == digest
+    assert {seen for path, seen in liar.asked if path.startswith("/token")} == {"Basic cm9ib3Q6aHVudGVyMg=="}
+    assert {seen for path, seen in liar.asked if path.startswith("/v2/")} == {None, "Bearer t0ken"}
+    liar.answers["/token?service=r&scope=repository%3Abase%3Apull"] = (200, {}, b'["no token"]')
+    with pytest.raises(RegistryDenied, match="gave no token"):
+        RegistryClient(liar.host, Access(credentials=secret, host=liar.host)).has_blob("base", digest)
+
+
+@pytest.mark.parametrize(("status", "said"), [(403, "quota"), (412, "quota"), (413, "quota")])
+def test_a_quota_is_final_and_told_in_the_registrys_words(
+    liar: Liar, layout: OciLayout, status: int, said: str
+) -> None:
+    """Trying again would not help until somebody makes room."""
+    body = json.dumps(
+        {"errors": [{"code": "DENIED", "message": "adding 1 GB exceeds the quota\x1b[31m of 2 GB"}]}
+    ).encode()
+    liar.answers["/v2/base/manifests/x"] = (status, {}, body)
+    with pytest.raises(
+        RegistryDenied, match=rf"answered {status} to GET: DENIED adding 1 GB exceeds the {said} ?\[31m of 2 GB"
+    ):
+        take(liar, layout)
 
 
 def test_trouble_that_may_pass_is_told_from_refusal(liar: Liar, layout: OciLayout) -> None:

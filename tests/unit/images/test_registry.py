@@ -296,3 +296,22 @@ def test_a_spoilt_blob_is_not_pushed(layout: OciLayout, app_dir: Path, server: R
         RegistryClient(server.host, Access()).get_manifest_bytes("team/spoilt", "v1", oci.MANIFEST, oci.JSON_MAX)
         is None
     )
+
+
+def test_tls_is_verified_against_the_named_authority(layout: OciLayout, app_dir: Path, tmp_path: Path) -> None:
+    """With the authority's file all goes well; without it the certificate is refused for good, and never left unchecked."""
+    image = build(layout, app_dir, name="tls")
+    with registry(tmp_path / "tls", tls=True, auth=True) as server:
+        secret = tmp_path / "secret"
+        secret.write_text(f"{USER}:{PASSWORD}")
+        place = Place(host=server.host)
+        trusted = Access(ca=server.ca, credentials=secret, host=server.host)
+        pushed = push_version(layout, image.digest, place=place, model="tls", number=1, access=trusted)
+        assert pushed.bytes_sent > 0
+        client = RegistryClient(server.host, trusted)
+        assert client.origin == f"https://{server.host}"
+        client._tls_verify = True
+        with pytest.raises(RegistryDenied, match=r"certificate .* is not trusted; .*RATCHET_REGISTRY_CA"):
+            client.get_manifest_bytes("tls", "v1", oci.MANIFEST, oci.JSON_MAX)
+    with pytest.raises(RegistryDenied, match="does not exist"):
+        RegistryClient("registry.example", Access(ca=tmp_path / "missing.pem"))
