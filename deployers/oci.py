@@ -255,8 +255,16 @@ class BlobStore:
         return blob
 
     def write_json(self, media_type: str, value: Any) -> Descriptor:
-        content = canonical_json(value)
-        return self.write(media_type, lambda file: _write_all(file, content))
+        """Store canonical JSON; not again if it is there whole."""
+        return self.write_small(media_type, canonical_json(value))
+
+    def write_small(self, media_type: str, content: bytes) -> Descriptor:
+        """Store a few bytes; not again if they are there whole. Raises ImageStoreError."""
+        blob = Descriptor(media_type=media_type, digest=digest_of(content), size=len(content))
+        with suppress(ImageCorrupt, ImageNotFound):
+            if self.has(blob) and self.read_small(blob.digest) == content:
+                return blob
+        return self.write(media_type, lambda file: _write_all(file, content), expected=blob)
 
     def read_json(self, blob: Descriptor) -> dict[str, Any]:
         """The verified JSON object in a blob. Raises ImageNotFound, ImageCorrupt."""

@@ -22,7 +22,7 @@ def attach(layout: OciLayout, image: str, media_type: str, document: bytes, anno
     subject = layout.entry(image)
     with layout.writing():
         config = layout.blobs.write_json(oci.EMPTY, {})
-        blob = layout.blobs.write(media_type, lambda sink: _write(sink, document))
+        blob = layout.blobs.write_small(media_type, document)
         manifest = manifest_of(
             config, [blob], annotations, artifactType=media_type,
             subject={"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size},
@@ -31,10 +31,6 @@ def attach(layout: OciLayout, image: str, media_type: str, document: bytes, anno
         notes = tuple(sorted({SUBJECT: image, ARTIFACT: media_type}.items()))
         layout.add(Descriptor(media_type=oci.MANIFEST, digest=written.digest, size=written.size, annotations=notes))
     return written.digest
-
-
-def _write(sink: object, content: bytes) -> None:
-    sink.write(content)  # type: ignore[attr-defined]
 
 
 def fallback_tag(image: str) -> str:

@@ -75,7 +75,7 @@ def take_base(
                 )
             create_json(_note(bases, digest), {"reference": digest, "digest": found})
         _fetch_blobs(content, str(reference), client, reference.repository, layout, limits, progress)
-        layout.blobs.write(media_type, lambda sink: _write(sink, content))
+        layout.blobs.write_small(media_type, content)
         notes = ((BASE_HOME, f"{reference.host}/{reference.repository}"),)
         layout.add(Descriptor(media_type=media_type, digest=found, size=len(content), annotations=notes))
     return found
@@ -268,7 +268,3 @@ def _inflated(file: IO[bytes]) -> Any:
             raise ImageCorrupt(f"a layer of the base image is not gzip: {error}") from error
     if not inflate.eof:
         raise ImageCorrupt("a layer of the base image ends in the middle")
-
-
-def _write(sink: IO[bytes], content: bytes) -> None:
-    sink.write(content)
