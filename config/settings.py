@@ -111,8 +111,9 @@ class Settings(BaseSettings):
         default=None, description="UID:GID that containers run as; default: the daemon's, or 65532:65532 for root"
     )
     # Images: deployers.registry, deployers.package
-    image_builder: Literal["layout", "registry"] = Field(
-        default="layout", description="where images go: the state folder alone, or also a registry"
+    image_builder: Literal["layout", "docker", "registry"] = Field(
+        default="layout",
+        description="where images go: the state folder alone, or also the Docker Engine, or a registry",
     )
     registry: str | None = Field(default=None, description="registry to push to: HOST[:PORT][/PREFIX]")
     registry_credentials: Path | None = Field(
@@ -241,9 +242,14 @@ class Settings(BaseSettings):
     def _has_registry(self) -> Settings:
         if self.image_builder == "registry" and not self.registry:
             raise ValueError("image_builder is registry: registry must name one, such as registry.example/models")
-        if self.sign_command and self.image_builder == "layout":
+        if self.image_builder == "docker" and self.registry:
             raise ValueError(
-                "sign_command signs what is in a registry: image_builder must not be layout, or sign_command be empty"
+                "image_builder is docker, which pushes nothing: set it to registry to push to one (versions with target: docker are put "
+                "into the Engine all the same), or leave registry empty"
+            )
+        if self.sign_command and self.image_builder != "registry":
+            raise ValueError(
+                "sign_command signs what is in a registry: image_builder must be registry, or sign_command be empty"
             )
         return self
 

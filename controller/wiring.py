@@ -84,6 +84,7 @@ def packaging(settings: Settings) -> Mapping[str, Any]:
     files = {name: str(path.absolute()) if (path := getattr(settings, name)) else None for name in names}
     return {
         "builder": settings.image_builder, "registry": settings.registry or "", "plain_http": settings.registry_plain_http,
+        "docker_host": settings.docker_host,
         "credentials": files["registry_credentials"], "ca": files["registry_ca"], "base": settings.base_image,
         "sign_command": shlex.split(settings.sign_command or ""), "sign_timeout_s": settings.sign_timeout_s,
     }  # fmt: skip

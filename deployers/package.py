@@ -1,7 +1,7 @@
 """The packaging job: model folder → image in the layout → verified, unpacked, and delivered, ready for a target to serve.
 
 Runs outside the daemon. Every part is idempotent, so an attempt that was killed is simply made again. How an image is delivered is the
-`delivery`'s `builder`: `layout` leaves it in the state folder, `registry` pushes it too.
+`delivery`'s `builder`: `layout` leaves it in the state folder, `docker` puts it into the Engine too, `registry` pushes it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Delivery:
     credentials: str | None = None
     ca: str | None = None
     plain_http: bool = False
+    docker_host: str = ""
+    """Socket of the Engine, for the builder `docker`."""
     sign_command: Sequence[str] = ()
     sign_timeout_s: float = 120.0
 
@@ -242,6 +244,9 @@ def _deliver(
     """Bring the image to where its target takes it from."""
     if delivery.builder == "layout":
         return {"reference": None, "bytes_sent": 0}
+    if delivery.builder == "docker":
+        _into_engine(layout, image, delivery, say)
+        return {"reference": None, "bytes_sent": 0}
     from deployers.registry.publish import push_version
 
     assert delivery.place is not None, "the settings ask for both"
@@ -253,6 +258,20 @@ def _deliver(
         say("signing the image")
         sign(delivery.sign_command, pushed.reference, delivery.sign_timeout_s)
     return {"reference": pushed.reference, "bytes_sent": pushed.bytes_sent}
+
+
+def _into_engine(layout: OciLayout, image: ImageRef, delivery: Delivery, say: Say) -> None:
+    """Have the Docker Engine hold the very image. Raises RetryableJobError, ImageError."""
+    from deployers.docker.engine import Engine, EngineAway, EngineRefused
+    from deployers.docker.images import load
+
+    say("putting the image into the Docker Engine")
+    try:
+        load(Engine(delivery.docker_host), layout, image.digest)
+    except EngineAway as error:
+        raise RetryableJobError(str(error)) from error
+    except EngineRefused as error:
+        raise RetryableJobError(f"the Docker Engine did not take image {image.digest[:19]}: {error}") from error
 
 
 def with_estimator(model_dir: Path, estimator: str | None, workdir: Path) -> Path:

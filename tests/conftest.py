@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from servers.docker import DockerServer
     from servers.postgres import Postgres
 
 # Folders that are packages (`servers`) are imported as such: with them on the path, `servers/docker.py` would hide the library.
@@ -26,4 +27,13 @@ def postgres() -> Iterator[Postgres]:
     from servers.postgres import running_postgres
 
     with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[DockerServer]:
+    """One Docker Engine for all tests that do not break it."""
+    from servers.docker import docker_server
+
+    with docker_server() as server:
         yield server

@@ -119,27 +119,6 @@ class Engine:
                 if "error" in line:
                     raise EngineRefused(500, str(line["error"])[:500])
 
-    def pull(self, repository: str, digest: str, auth: Mapping[str, str] | None = None) -> None:
-        """Fetch an image from its registry by digest. Raises EngineAway, EngineRefused."""
-        with self._errors(LOAD_TIMEOUT_S) as client:
-            credentials = dict(auth) if auth else {}
-            for line in client.pull(repository, tag=digest, stream=True, decode=True, auth_config=credentials):
-                if "error" in line:
-                    raise EngineRefused(500, str(line["error"])[:500])
-
-    def push(self, repository: str, tag: str, auth: Mapping[str, str] | None = None) -> None:
-        """Have the Engine push `repository:tag`. Raises EngineAway, EngineRefused."""
-        with self._errors(LOAD_TIMEOUT_S) as client:
-            credentials = dict(auth) if auth else {}
-            for line in client.push(repository, tag=tag, stream=True, decode=True, auth_config=credentials):
-                if "error" in line:
-                    raise EngineRefused(500, str(line["error"])[:500])
-
-    def tag(self, image: str, repository: str, tag: str) -> None:
-        """Raises EngineAway, EngineRefused."""
-        with self._errors() as client:
-            client.tag(image, repository, tag=tag)
-
     def remove_image(self, image: str) -> None:
         """With all its names; done also if it is not there. Raises EngineAway, EngineRefused (409: a container runs from it)."""
         try:

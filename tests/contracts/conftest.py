@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 from docker_rig import DockerRig
 from servers import free_port
-from servers.docker import DockerServer, docker_server
+from servers.docker import DockerServer
 from target_rigs import LocalRig, RealRig
-
-
-@pytest.fixture(scope="session")
-def docker_engine() -> Iterator[DockerServer]:
-    with docker_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ class RealRig:
 
     def routers(self) -> int:
         """How many routers of this home run."""
-        return len(_processes(self.home, b"\0serving.router\0"))
+        return len(processes_of(self.home, b"\0serving.router\0"))
 
     def process(self, slot: str) -> int:
         """Pid of the replica in slot `v<N>-<k>`, or of the `router`."""
@@ -144,7 +144,7 @@ def announced_pid(folder: Path) -> int:
     return 0
 
 
-def _processes(home: Path, word: bytes) -> list[Path]:
+def processes_of(home: Path, word: bytes) -> list[Path]:
     """Those that name this home and have this word on their command lines."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -192,7 +192,7 @@ class LocalRig(RealRig):
         return announced_pid(self.home / "run" / "replicas" / "flights" / slot)
 
     def replicas(self) -> int:
-        return len(_processes(self.home, b"\0serving.runtime\0"))
+        return len(processes_of(self.home, b"\0serving.runtime\0"))
 
 
 def settle(

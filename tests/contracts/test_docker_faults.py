@@ -11,15 +11,21 @@ from os import kill
 from pathlib import Path
 
 import pytest
-from docker_rig import DockerRig
+from docker_rig import DockerRig, stub_image
 from servers import free_port
 from servers.docker import DockerServer, docker_server
-from target_rigs import LIMITS, Hammer, is_alive, plan, settle, wait_until
+from target_rigs import LIMITS, Hammer, is_alive, plan, processes_of, settle, wait_until
 
+from deployers import package
 from deployers.docker import DockerTarget
 from deployers.docker.containers import LABEL
+from deployers.docker.images import load
+from deployers.images import ImageRefused, OciLayout
+from deployers.local import ProcessHost
 from deployers.routed.record import load_record
+from deployers.routed.target import RoutedTarget
 from deployers.target import ReplicaState, ReplicaStatus, StalePlanError, TargetError, TrafficPlan
+from pipelines.jobs.port import RetryableJobError
 
 pytestmark = pytest.mark.slow
 
@@ -291,7 +297,69 @@ def test_a_full_disk_keeps_the_challenger_out_and_the_champion_in(tmp_path: Path
             rig.clean()
 
 
+# ---------------------------------------------------------------- two hosts
+def test_a_model_moves_between_processes_and_containers_without_a_failed_request(docker: DockerRig) -> None:
+    """Its replicas there are ready before those here are drained, in either direction."""
+    digest = docker.image("first")
+    OciLayout(docker.images).unpack(digest, docker.home / "unpacked")
+    hosts = {"local": ProcessHost(docker.home), "docker": docker.host}
+    docker.target = RoutedTarget(docker.home, hosts, port=docker.port, limits=LIMITS)
+    settle(docker, plan(1, {1: 100}, {1: digest}, replicas=2))
+    assert docker.containers() == {}
+    with Hammer(docker) as hammer:
+        hammer.wait_for(5)
+        moved = plan(2, {1: 100}, {1: digest}, replicas=2, target="docker", memory_mb=200)
+        settle(docker, moved, lambda s: len(s.replicas[1].containers) == 2 and not local_replicas(docker), what="moved")
+        hammer.wait_for(5)
+        back = plan(3, {1: 100}, {1: digest}, replicas=2, target="local")
+        settle(docker, back, lambda s: not docker.containers(running=False), what="moved back")
+        hammer.wait_for(5)
+    assert hammer.failures == []
+    assert len(local_replicas(docker)) == 2
+
+
+def local_replicas(rig: DockerRig) -> list[Path]:
+    return processes_of(rig.home, b"\0serving.runtime\0")
+
+
+def test_a_model_leaves_an_engine_that_is_away(fragile: DockerRig, own_engine: DockerServer) -> None:
+    """With its policy changed to processes, it is served by these although nobody can end its containers yet."""
+    digest = fragile.image("first")
+    OciLayout(fragile.images).unpack(digest, fragile.home / "unpacked")
+    hosts = {"local": ProcessHost(fragile.home), "docker": fragile.host}
+    fragile.target = RoutedTarget(fragile.home, hosts, port=fragile.port, limits=LIMITS)
+    settle(fragile, plan(1, {1: 100}, {1: digest}, target="docker"))
+    container = fragile.process("v1-0")
+    own_engine.kill()
+    kill(container, signal.SIGKILL)
+    away = plan(2, {1: 100}, {1: digest}, target="local")
+    status = settle(fragile, away)
+    assert status.weights == {1: 100}
+    assert fragile.predict()[0] == 200
+    own_engine.start()
+    settle(fragile, away, lambda s: not fragile.containers(running=False), what="ended")
+
+
 # ---------------------------------------------------------------- images
+def test_the_builder_docker_leaves_the_very_image_in_the_engine(docker: DockerRig, tmp_path: Path) -> None:
+    """Under the ID that the manifest fixes; without a base, or an Engine, the job says what is missing."""
+    digest = stub_image(tmp_path / "images", "built", {})
+    layout = OciLayout(tmp_path / "images")
+    image = layout.verify(digest)
+    package._into_engine(layout, image, package.Delivery(builder="docker", docker_host=docker.url), lambda _: None)
+    assert docker.engine.image_id("ratchet/flights:v1") == layout.parts(digest).config.digest
+    nowhere = package.Delivery(builder="docker", docker_host=f"unix://{tmp_path}/nothing.sock")
+    with pytest.raises(RetryableJobError, match="does not answer"):
+        package._into_engine(layout, image, nowhere, lambda _: None)
+    model, app = tmp_path / "model", tmp_path / "serving"
+    for folder in (model, app):
+        folder.mkdir()
+        (folder / "file").touch()
+    bare = layout.build(model, app, name="bare", number=1, annotations={})
+    with pytest.raises(ImageRefused, match=r"no base image.*deploy\.base_image"):
+        load(docker.engine, layout, bare.digest)
+
+
 def test_images_of_versions_that_are_given_up_leave_the_engine(docker: DockerRig, tmp_path: Path) -> None:
     """What has left the layout is taken out of the Engine before the next image gets in."""
     docker.home.joinpath("images").unlink()
@@ -304,8 +372,6 @@ def test_images_of_versions_that_are_given_up_leave_the_engine(docker: DockerRig
     gone = docker.host.shelf.image(first)
     assert gone is not None
     docker.target.remove("flights", 1)
-    from deployers.images import OciLayout
-
     OciLayout(docker.images).remove(first)
     settle(docker, plan(1, {1: 100}, {1: second}))
     assert docker.engine.image_id(gone) is None

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from fast_rig import Rig, on_record, rows_of, running, small_spec, write_csv
 from live_client import Clients, Row, random_row
+from servers.docker import DockerServer
+from servers.machine_image import base_image
 
 pytestmark = pytest.mark.slow
 
@@ -76,11 +78,19 @@ class House:
         return str({v["number"]: v["status"] for v in self.rig.model()["versions"]}[version])
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", params=["local", "docker"])
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """On each target."""
     folder = tmp_path_factory.mktemp("rollback")
     write_csv(folder / "data.csv", rows_of(1))
-    with running(folder) as rig:
+    settings = {}
+    if request.param == "docker":
+        engine: DockerServer = request.getfixturevalue("docker_engine")
+        settings = {
+            "TARGET": "docker", "DOCKER_HOST": engine.url, "DOCKER_NETWORK": "host",
+            "BASE_IMAGE": str(base_image(serving=True)),
+        }  # fmt: skip
+    with running(folder, **settings) as rig:
         champion = rig.first_champion(small_spec())
         with Clients(champion["address"], champion["name"], feedback=True) as clients:
             yield House(rig, clients)
