@@ -121,6 +121,7 @@ class Daemon:
             # its port may be another program's soon, and the token is not for that
             withdraw_announcement(self._settings.home)
             parts.loop.stop()
+            parts.board.close()
         try:
             parts.leadership.stop()
         except StoreError as error:

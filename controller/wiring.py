@@ -61,6 +61,7 @@ class Parts:
     loop: Loop
     service: Service
     hooks: Hooks
+    board: Board
 
 
 def home_folder(settings: Settings) -> Path:
@@ -208,7 +209,7 @@ def build(settings: Settings, on_lost: Callable[[str], None]) -> Parts:
     )  # fmt: skip
     return Parts(
         settings=settings, clock=clock, store=store, jobs=jobs, target=target, leadership=leadership,
-        reconciler=reconciler, loop=loop, service=service,
+        reconciler=reconciler, loop=loop, service=service, board=board,
         hooks=_hooks(settings, store, alerts, notices, service, clock),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -69,18 +69,24 @@ class Board:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _rules: dict[int, tuple[ModelPolicy, tuple[MetricRule, ...], tuple[MetricRule, ...]]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor | None = None
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     # ------------------------------------------------------------ asking
     def refresh(self) -> int:
         """Ask for what policies want, once each; the number of questions."""
-        if self.source is None:
+        if self.source is None or self._closed.is_set():
             return 0
         due, started = self._due(), self.monotonic()
         at, observed_at = self.wall(), self.now()
         if not due:
             return 0
         self._pool = self._pool or ThreadPoolExecutor(self.parallel, thread_name_prefix="metrics")
-        found = list(self._pool.map(lambda metric: self._ask(metric, at, observed_at), [m for _, m in due]))
+        try:
+            found = list(self._pool.map(lambda metric: self._ask(metric, at, observed_at), [m for _, m in due]))
+        except (CancelledError, RuntimeError):
+            if self._closed.is_set():  # between two of them
+                return 0
+            raise
         with self._lock:
             for (key, metric), table in zip(due, found, strict=True):
                 if metric.own and key in self._own:
@@ -92,6 +98,8 @@ class Board:
         return len(due)
 
     def close(self) -> None:
+        """Ask nothing more; what is under way ends by its own time-out."""
+        self._closed.set()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self.source is not None:

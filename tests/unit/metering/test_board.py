@@ -184,6 +184,26 @@ def test_questions_in_flight_are_bounded() -> None:
     asking.join(10)
     assert max(most) <= 2
     found.close()
+    assert found.refresh() == 0
+
+
+def test_closing_ends_what_is_asked() -> None:
+    """A daemon that stops does not wait for the questions in line, nor is their end an error."""
+    clock, source, go = Clock(), FakeSource(), threading.Event()
+    source.before = lambda _: go.wait(10)  # type: ignore[assignment,return-value]
+    metrics = {f"m{i}": Metric(name=f"m{i}", query="q") for i in range(6)}
+    found = Board(source=source, metrics=metrics, now=clock.now, monotonic=clock, parallel=1)
+    found.signals(state(), firing(*[{"name": name, "above": 1} for name in metrics]))
+    said: list[int] = []
+    asking = threading.Thread(target=lambda: said.append(found.refresh()))
+    asking.start()
+    while not source.asked:
+        asking.join(0.01)
+    found.close()
+    go.set()
+    asking.join(10)
+    assert said == [0]
+    assert len(source.asked) == 1
 
 
 def test_a_bug_in_a_source_stops_nothing() -> None:
