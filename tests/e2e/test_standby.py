@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from daemon_rig import REPOSITORY, Rig, write_policy, write_rows
-from servers.postgres import PASSWORD, Postgres
+from servers.postgres import PASSWORD, Postgres, running_postgres
 
 TAKEOVER_S = 15.0
 
@@ -121,3 +121,46 @@ def test_the_standby_goes_on_where_a_killed_or_suspended_leader_stopped(pair: Pa
     assert pair.predict(x=1.0, z=0.5, kind="a")["header"] == "1"
     everything = pair.log() + "".join(p.read_text(errors="replace") for p in pair.home.rglob("*.json"))
     assert PASSWORD not in everything
+
+
+@pytest.mark.slow
+def test_a_daemon_outlives_a_database_that_goes_away(tmp_path: Path) -> None:
+    """For longer than its lease: it says so, changes nothing, what serves goes on serving, and it leads on when the server is back."""
+    with running_postgres() as server:
+        alone = Pair(tmp_path / "home", server.url(server.new_database()), server.password_file)
+        alone.env["RATCHET_LEASE_TTL_S"] = "4"
+        try:
+            process = alone.add()
+            write_rows(tmp_path / "rows.csv")
+            write_policy(tmp_path / "policy.yaml")
+            alone.ratchet("apply", str(tmp_path / "policy.yaml"))
+            alone.until(lambda: alone.serves(1), "the first version to serve")
+            address = alone.model()["address"]
+            server.stop()
+            alone.until(lambda: _health(alone).get("store") == "away", "the daemon to say so", 30)
+            alone.until(lambda: not alone.leads(0), "the lease to lapse", 30)
+            answer = httpx.post(
+                f"{address}/v1/models/small:predict", json={"instances": [{"x": 1.0, "z": 0.5, "kind": "a"}]}, trust_env=False,
+                timeout=10,
+            )  # fmt: skip
+            assert answer.status_code == 200
+            refused = alone.ratchet("pause", "small", "--reason", "try", "--yes", code=1)
+            assert "the server is away" in refused
+            assert PASSWORD not in refused
+            assert process.poll() is None
+            server.start()
+            alone.until(lambda: alone.leads(0), "the daemon to lead on", 30)
+            alone.ratchet("pause", "small", "--reason", "again", "--yes")
+            alone.until(lambda: _health(alone)["store"] == "answers", "the tick to work again", 30)
+            assert process.poll() is None
+            assert "daemon.stands_by" not in alone.said(0)
+        finally:
+            alone.ratchet("shutdown", "--yes")
+            for one in alone.all:
+                one.kill()
+                one.wait(10)
+
+
+def _health(rig: Pair) -> dict[str, object]:
+    found: dict[str, object] = httpx.get(rig.url(0) + "/healthz", trust_env=False, timeout=20).json()
+    return found
