@@ -111,7 +111,7 @@ def container_name(home: Path, slot: str, model: str) -> str:
     """For people; unique among the homes that share an Engine.
 
     >>> container_name(Path("/srv/ratchet"), "v3-0", "flights")
-    'ratchet-flights-v3-0-2b10e7'
+    'ratchet-flights-v3-0-4c702c'
     """
     return f"ratchet-{model}-{slot}-{hashlib.sha256(str(home).encode()).hexdigest()[:6]}"
 

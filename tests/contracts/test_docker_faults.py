@@ -104,6 +104,27 @@ def test_a_container_may_do_no_more_than_serving_needs(docker: DockerRig) -> Non
     assert status_of(docker, 1).containers == (found["Name"].lstrip("/"),)
 
 
+def test_on_a_bridge_only_a_port_of_loopback_is_published(
+    tmp_path: Path, docker_engine: DockerServer, shared_images: Path
+) -> None:
+    """Without the machine's network a container is reached by the port that the Engine chose, also after it was killed."""
+    with docker_engine.bridge() as network:
+        rig = DockerRig(tmp_path / "home", free_port(), docker_engine.url, shared_images, network)
+        try:
+            wanted = plan(1, {1: 100}, {1: rig.image("first")})
+            settle(rig, wanted)
+            assert rig.predict()[0] == 200
+            (container,) = rig.containers().values()
+            assert {port.get("IP") for port in container["Ports"]} == {"127.0.0.1"}
+            pid = rig.process("v1-0")
+            kill(pid, signal.SIGKILL)
+            keep_on(rig, wanted, lambda: rig.process("v1-0") not in (0, pid), "started again")
+            settle(rig, wanted, lambda s: s.replicas[1].state is ReplicaState.READY, what="ready again")
+            assert rig.predict()[0] == 200
+        finally:
+            rig.clean()
+
+
 def test_a_container_that_uses_too_much_memory_is_failed_and_says_so(docker: DockerRig) -> None:
     """The reason names the limit and where it stands in the policy; the champion is left alone."""
     images = {1: docker.image("first"), 2: docker.image("hungry", mode="hungry")}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError
 
 from deployers.docker.engine import Engine, EngineAway
 from servers import need, stop, wait_until
@@ -80,6 +81,21 @@ class DockerServer:
         assert self.child is not None
         self.child.kill()
         self.child.wait()
+
+    @contextmanager
+    def bridge(self) -> Iterator[str]:
+        """The name of a network of its own, where this machine's kernel can make one; else the test is skipped."""
+        name = f"rt{os.getpid()}"
+        (self.folder / "bridge").write_text(name)  # for the guard
+        with self.engine._errors() as client:
+            try:
+                client.create_network(name, driver="bridge", options={"com.docker.network.bridge.name": name})
+            except APIError as error:
+                pytest.skip(f"this machine makes no bridges: {error.explanation}")
+            try:
+                yield name
+            finally:
+                client.remove_network(name)
 
     def hold(self) -> None:
         """SIGSTOP: it accepts connections and answers nothing."""

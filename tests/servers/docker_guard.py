@@ -44,6 +44,9 @@ def clean(folder: str) -> None:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     for point in sorted((line.split()[4] for line in lines if folder in line.split()[4]), reverse=True):
         subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+    bridge = Path(folder, "bridge")
+    if bridge.exists():
+        subprocess.run(["ip", "link", "delete", bridge.read_text()], check=False, capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
