@@ -76,7 +76,7 @@ def python_of(config: Mapping[str, Any] | None) -> str:
     if len(parts) < 2 or parts[0] != "3" or not parts[1].isdecimal():
         raise ImageRefused(
             "the base image does not say which Python it has: set the variable PYTHON_VERSION in it (official python images do), or the "
-            "label dev.ratchet.python, such as 3.11"
+            "label dev.ratchet.python, such as 3.11; if it brings all that serving needs, the label dev.ratchet.requirements says so"
         )
     return f"{parts[0]}.{parts[1]}"
 
