@@ -282,14 +282,15 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
 
 
 def _credentials(host: str, access: Access) -> Credentials:
-    """For another registry than ours (a base image's) only what a docker configuration says of it; else it is asked without."""
-    if access.host in ("", host):
+    """For another registry than ours only what a docker configuration says of it, else none: policies name the registries of base images,
+    and a password that names no host must not go to whichever they name. Raises RegistryDenied for ours."""
+    if host == access.host:
         return read_credentials(access.credentials, host)
     try:
-        text_of_ours = access.credentials is not None and not access.credentials.read_text(
-            encoding="utf-8"
-        ).lstrip().startswith("{")
-        return Credentials() if text_of_ours else read_credentials(access.credentials, host)
+        named = access.credentials is not None and access.credentials.read_text(encoding="utf-8").lstrip().startswith(
+            "{"
+        )
+        return read_credentials(access.credentials, host) if named else Credentials()
     except (OSError, UnicodeError, RegistryDenied):
         return Credentials()
 

@@ -288,6 +288,22 @@ def test_credentials_go_nowhere_else(liar: Liar, layout: OciLayout, tmp_path: Pa
     assert [seen for _, seen in liar.asked[:3]] == [None, None, None]
 
 
+@pytest.mark.parametrize("ours", ["", "registry.example"])
+def test_a_password_that_names_no_host_goes_to_our_registry_alone(
+    liar: Liar, layout: OciLayout, tmp_path: Path, ours: str
+) -> None:
+    """A policy may name any registry for its base; that one is told only what docker's configuration says is for it."""
+    liar.image(b"x")
+    liar.tokens, liar.challenge = {"Basic cm9ib3Q6aHVudGVyMg=="}, 'Basic realm="r"'
+    secret = tmp_path / "secret"
+    secret.write_text("robot:hunter2")
+    with pytest.raises(RegistryDenied, match="it wants to know who asks"):
+        take(liar, layout, access=Access(credentials=secret, host=ours))
+    assert {seen for _, seen in liar.asked} == {None}
+    secret.write_text(json.dumps({"auths": {liar.host: {"username": "robot", "password": "hunter2"}}}))
+    assert take(liar, layout, access=Access(credentials=secret, host=ours))
+
+
 def test_a_token_service_is_asked_with_the_password_and_the_registry_with_the_token(
     liar: Liar, layout: OciLayout, tmp_path: Path
 ) -> None:
