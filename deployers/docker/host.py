@@ -202,12 +202,7 @@ class ContainerRunner:
         shutil.rmtree(self.folder / "announce", ignore_errors=True)
         logs = self.host.log_dir(self.spec.model)
         for folder in (self.folder / "announce", logs, logs / "predictions", logs / "labels"):
-            folder.mkdir(parents=True, exist_ok=True)
             give(folder, user, group)
-        for journal in logs.glob(
-            "*/*.jsonl"
-        ):  # of a dead replica that ran as somebody else: whoever comes next takes it over
-            give(journal, user, group)
         self._copy_clock()
         return life
 
@@ -310,10 +305,24 @@ class ContainerRunner:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def give(path: Path, user: int, group: int) -> None:
-    """Make it the container's user's, where we may; else it is ours, and so is the container. Raises OSError."""
-    if os.geteuid() == 0:
-        os.chown(path, user, group, follow_symlinks=False)
+def give(folder: Path, user: int, group: int) -> None:
+    """Make the folder, and the journals in it that dead replicas left, the container's user's, where we may; else all is ours already.
+
+    A replica before could write where this folder lies, so nothing here follows a link. Raises OSError."""
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() != 0:
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(handle, user, group)
+        for name in os.listdir(handle):
+            if name.endswith(".jsonl"):
+                with suppress(FileNotFoundError):  # it has become a segment
+                    os.chown(name, user, group, dir_fd=handle, follow_symlinks=False)
+    finally:
+        os.close(handle)
 
 
 def announced_port(path: Path) -> int | None:

@@ -13,6 +13,7 @@ import pytest
 
 from deployers.docker import docker_host, used_docker_host
 from deployers.docker.containers import (
+    LABEL,
     ContainerSettings,
     container_config,
     container_name,
@@ -21,7 +22,8 @@ from deployers.docker.containers import (
     obituary,
     read_container,
 )
-from deployers.docker.host import announced_port
+from deployers.docker.engine import Engine, EngineAway
+from deployers.docker.host import Census, announced_port, give
 from deployers.docker.images import archive, tag_of
 from deployers.images import OciLayout
 from deployers.routed.replicas import ReplicaSpec
@@ -142,6 +144,51 @@ def test_who_has_to_stop_it_all_finds_the_engine(tmp_path: Path) -> None:
     assert (found.engine.url, found.settings.network) == ("unix:///x.sock", "host")
     (tmp_path / "run" / "engine.json").write_text('{"url": 3}')
     assert used_docker_host(tmp_path) is None
+
+
+class CountingEngine(Engine):
+    """Counts how often it is asked for its containers."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        super().__init__("unix:///x.sock")
+        self.asked = 0
+        self.away = away
+
+    def containers(self, label: str) -> list[dict[str, object]]:
+        self.asked += 1
+        if self.away:
+            raise EngineAway("the Docker Engine at unix:///x.sock does not answer")
+        labels = labels_of(Path("/h"), "v3-0", SPEC, 1)
+        return [{"Id": str(i), "State": "running", "Labels": {**labels, f"{LABEL}model": f"m{i}"}} for i in range(500)]
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_one_list_serves_all_models(away: bool) -> None:
+    """However many there are, and also while nobody answers."""
+    engine = CountingEngine(away=away)
+    census = Census(engine, Path("/h"), 60.0)
+    found = [census.of(f"m{i}") for i in range(500)]
+    assert [len(each) for each in found] == [0 if away else 1] * 500
+    assert engine.asked == 1
+    assert bool(census.trouble) is away
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_is_given_to_a_container_is_given_through_no_link(tmp_path: Path) -> None:
+    """One that put a link where its log was gets no file elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "notices.jsonl").touch()
+    folder = tmp_path / "log" / "predictions"
+    folder.parent.mkdir()
+    folder.symlink_to(elsewhere)
+    give(folder, 65532, 65532)
+    (folder / "left.jsonl").touch()
+    (folder / "trap.jsonl").symlink_to(elsewhere / "notices.jsonl")
+    give(folder, 65532, 65532)
+    assert not folder.is_symlink()
+    assert (folder.stat().st_uid, (folder / "left.jsonl").stat().st_uid) == (65532, 65532)
+    assert ((elsewhere / "notices.jsonl").stat().st_uid, elsewhere.stat().st_uid) == (0, 0)
 
 
 def test_the_engine_is_sent_the_blobs_as_they_are(tmp_path: Path) -> None:
