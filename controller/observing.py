@@ -190,6 +190,7 @@ def observe_inputs(state: ModelState, policy: ModelPolicy, now: datetime, home: 
             "created_at": champion.created_at.isoformat(),
             "scores": dict(champion.scores),
             "promised": champion.lineage.get("promised"),
+            "usual_errors": champion.lineage.get("usual_errors"),
         },
         "comparison": _comparison(state, policy, home),
     }

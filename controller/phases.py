@@ -18,6 +18,8 @@ MAX_ATTEMPTS = 3
 """Of one job, when it fails in a way that may pass."""
 RETRY_AFTER = (timedelta(0), timedelta(seconds=30))
 """Pause before the second and the third attempt."""
+USUAL_ROWS_MIN = 200
+"""Rows of a hold-out from which on it says which errors of a regression are usual."""
 USES_KEPT = 20
 """Verdicts whose rows are remembered. Hold-outs move on with time, so that rows older than the last twenty do not come back."""
 NEEDED: Mapping[Phase, frozenset[str]] = {
@@ -226,6 +228,17 @@ def _packaged(draft: Draft, output: Mapping[str, Any], seconds: float) -> str:
     return sentence
 
 
+def _usual_errors(state: ModelState, judged: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Of a regression's errors, by which later ones are called too large: those of the hold-out, unless it is too short to say.
+
+    Then those of the champion hold on. Right after a change the first model that knows a little of it is promoted on a few rows, and misses
+    most of them: if that became what is usual, nothing would ask for the better one that more rows allow."""
+    errors: Mapping[str, Any] | None = judged.get("usual_errors")
+    champion = state.versions.get(state.champion) if state.champion is not None else None
+    before = champion.lineage.get("usual_errors") if champion is not None else None
+    return before if before is not None and (errors is None or errors["rows"] < USUAL_ROWS_MIN) else errors
+
+
 def _new_version(draft: Draft, number: int, packaged: Mapping[str, Any]) -> Version:
     outputs = draft.cycle.outputs
     trained, judged = final_model(outputs), outputs[Phase.JUDGING.value]
@@ -240,7 +253,7 @@ def _new_version(draft: Draft, number: int, packaged: Mapping[str, Any]) -> Vers
             "verdict": judged["verdict"], "gates": judged["sentence"], "model_digest": trained["model_digest"],
             "component": trained["component"], "parameters": trained["parameters"], "window_s": trained["window_s"],
             "rows": trained["rows"], "judged_rows": judged.get("rows"),
-            "promised": judged.get("promised"),
+            "promised": judged.get("promised"), "usual_errors": _usual_errors(draft.state, judged),
             "data": prepared["fingerprint"], "code": trained.get("code"),
             "policy": draft.state.policy_digest, "policy_source": _policy_source(draft.state),
             "image": {key: packaged.get(key) for key in ("placement", "reference", "size_bytes", "bytes_sent")},

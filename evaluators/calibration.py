@@ -6,10 +6,11 @@ side, or sure answers are wrong more often than they say, and that stands out of
 
     binary      y - p,  and  (y - p)(1 - 2p), the part of Brier's score that a calibrated model has on average 0 of
     multiclass  1[the answer is right] - its probability
-    regression  y - y'
+    regression  y - y',  and  |y - y'| - what that was for such answers when the version was judged
 
 The mean of each is 0 for a calibrated model. Sources: D. Spiegelhalter, Statistics in Medicine 5 (1986) 421-433 (the binary pair); D. Cox,
-Biometrika 45 (1958) 562-565 (calibration in the large).
+Biometrika 45 (1958) 562-565 (calibration in the large). An answer of a regression does not say how sure it is, so the hold-out says
+it for it: errors often grow with the answer (Breusch and Pagan, Econometrica 47 (1979) 1287-1294), so answers of one size are compared.
 """
 
 from __future__ import annotations
@@ -52,8 +53,13 @@ _KINDS: Mapping[Task, tuple[_Kind, ...]] = {
         _Kind(words="Brier score is above what was promised, by", bad=1),
     ),
     Task.MULTICLASS: (_Kind(words="answers are right more often than promised, by", bad=-1),),
-    Task.REGRESSION: (_Kind(words="labels are above what was predicted, by"),),
+    Task.REGRESSION: (
+        _Kind(words="labels are above what was predicted, by"),
+        _Kind(words="errors are larger than when it was judged, by", bad=1),
+    ),
 }
+SIZES = 5
+"""Groups of answers, by size, that errors are compared within."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +72,38 @@ class Deviation:
 
 
 _NONE = Deviation(value=0.0, stderr=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsualErrors:
+    """Mean absolute error of answers of each size, on the rows that a version was judged on."""
+
+    edges: Sequence[float]
+    """Where one group ends and the next begins, ascending, in the label's unit."""
+    means: Sequence[float]
+    """One more than edges."""
+    stderr: float
+    """Of the mean over all groups."""
+    rows: int
+
+    def of(self, answers: Floats) -> Floats:
+        """(n,) what is usual for answers (n,)."""
+        groups: Floats = np.asarray(self.means)[np.searchsorted(self.edges, answers)]
+        return groups
+
+
+def usual_errors(task: Task, codes: Floats, answers: Floats) -> dict[str, Any] | None:
+    """`UsualErrors` of n labels (n,) and answers (n,) in the order of time, for a record; None of a classifier, or of too few rows."""
+    if task is not Task.REGRESSION:
+        return None
+    sizes = np.abs(codes - answers)
+    whole = deviation(sizes)
+    if whole is None:
+        return None
+    edges = np.unique(np.quantile(answers, np.linspace(0, 1, SIZES + 1)[1:-1]))
+    groups = np.searchsorted(edges, answers)
+    means = [float(sizes[groups == g].mean()) if (groups == g).any() else whole.value for g in range(len(edges) + 1)]
+    return asdict(UsualErrors(edges=edges.tolist(), means=means, stderr=whole.stderr, rows=whole.rows))
 
 
 def residuals(task: Task, codes: Floats, answers: Floats) -> Floats:
@@ -130,21 +168,28 @@ def calibration(query: Query, scene: Scene) -> Signal:
         answers = logged_scores(frame, scene.folder.classes, scene.spec.task)
     except StrangeScoresError as error:
         return Signal.unknown(str(error), observed_at=scene.now, rows=len(frame))
-    return _signal(frame, residuals(scene.spec.task, codes, answers), scene, end)
+    every = residuals(scene.spec.task, codes, answers)
+    before: list[Deviation | UsualErrors | None] = [*_off_before(scene.champion_promised, len(every))]
+    if scene.champion_usual_errors is not None:
+        usual = UsualErrors(**scene.champion_usual_errors)
+        every = np.vstack([every, np.abs(codes - answers) - usual.of(answers)])
+        before.append(usual)
+    return _signal(frame, every, before, scene, end)
 
 
-def _signal(frame: pd.DataFrame, every: Floats, scene: Scene, end: datetime) -> Signal:
+def _signal(
+    frame: pd.DataFrame, every: Floats, before: Sequence[Deviation | UsualErrors | None], scene: Scene, end: datetime
+) -> Signal:
     found = [deviation(values) for values in every]
     told = [each for each in found if each is not None]
     if len(told) < len(every):
         return Signal.unknown("an answer is NaN or infinite", observed_at=scene.now, rows=len(frame))
-    kinds = _KINDS[scene.spec.task]
-    before = _off_before(scene.champion_promised, len(told))
+    kinds = _KINDS[scene.spec.task][: len(told)]
     harm = [_harm(*each) for each in zip(told, before, kinds, strict=True)]
     worst = int(np.argmax(harm))
     signal = Signal.of(harm[worst], observed_at=scene.now, rows=len(frame), window_end=end)
     then = before[worst]
-    was = f", {number(then.value)} when it was judged" if then is not None else ""
+    was = f", {number(then.value)} when it was judged" if isinstance(then, Deviation) else ""
     # One loss a row that rises where the deviation begins.
     place = rise(every[worst] * math.copysign(1, told[worst].value))
     return replace(
@@ -154,8 +199,10 @@ def _signal(frame: pd.DataFrame, every: Floats, scene: Scene, end: datetime) -> 
     )
 
 
-def _harm(now: Deviation, then: Deviation | None, kind: _Kind) -> float:
+def _harm(now: Deviation, then: Deviation | UsualErrors | None, kind: _Kind) -> float:
     """Standard errors from 0, and from what it was before if that was not 0, whichever is less; none to the side that does no harm."""
+    if isinstance(then, UsualErrors):  # 0 then, as far as the hold-out could tell
+        then = Deviation(value=0.0, stderr=then.stderr)
     errors = [_errors(now, each) for each in (_NONE, then) if each is not None]
     return min(max(error * kind.bad, 0.0) if kind.bad else abs(error) for error in errors)
 

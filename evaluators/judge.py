@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluators.answers import Answers, AnswersError, Asker, Floats, ModelFolder, WrongAnswersError, align, ask
 from evaluators.baselines import NEVER, baselines
-from evaluators.calibration import promised
+from evaluators.calibration import promised, usual_errors
 from evaluators.estimate.fitting import keep_estimator
 from evaluators.gates import all_scores, judge_gate
 from evaluators.holdout import HoldOut, read_hold_out
@@ -186,6 +186,7 @@ def _result(spec: Spec, gates: Sequence[GateResult], challenge: Challenge, hold_
         "scores": all_scores(scored, scored.challenger),
         "champion_scores": None if scored.champion is None else all_scores(scored, scored.champion),
         "promised": promised(spec.task, scored.labels, scored.challenger),
+        "usual_errors": usual_errors(spec.task, scored.labels, scored.challenger),
         "baselines": told,
         "rows": scored.rows,
         "judged_to": _judged_to(hold_out),
@@ -292,6 +293,7 @@ def _only_smoke(verdict: Verdict, sentence: str, rows: int = 0) -> dict[str, Any
         "scores": {},
         "champion_scores": None,
         "promised": None,
+        "usual_errors": None,
         "baselines": {},
         "rows": rows,
         "judged_to": None,

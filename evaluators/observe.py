@@ -66,6 +66,7 @@ def run(inputs: Mapping[str, Any], context: JobContext, log: AnswerLog | None = 
         trained_to=None if trained_to is None else datetime.fromisoformat(trained_to),
         champion_scores=champion.get("scores") or {},
         champion_promised=champion.get("promised"),
+        champion_usual_errors=champion.get("usual_errors"),
         champion_since=None if made_at is None else datetime.fromisoformat(made_at),
         lag_window=max((q.window for q in queries if q.window), default=_DEFAULT_LAG_WINDOW),
     )

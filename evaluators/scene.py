@@ -70,6 +70,8 @@ class Scene:
     """Metric → score with which the champion was promoted."""
     champion_promised: Sequence[Mapping[str, Any]] | None = None
     """How far it was off when it was judged: `evaluators.calibration.promised`; None if that is not known."""
+    champion_usual_errors: Mapping[str, Any] | None = None
+    """Of a regression: `evaluators.calibration.usual_errors`, of its own hold-out or of its predecessor's; None if they are not known."""
     champion_since: datetime | None = None
     """When the champion's version was made."""
     quiet: bool = True

@@ -236,6 +236,25 @@ def test_a_packaged_version_carries_its_lineage() -> None:
     assert made.champion == 2
 
 
+@pytest.mark.parametrize(
+    ("own", "before", "kept"),
+    [
+        ({"rows": 200}, {"rows": 900}, {"rows": 200}),
+        ({"rows": 199}, {"rows": 900}, {"rows": 900}),
+        ({"rows": 50}, None, {"rows": 50}),
+        (None, {"rows": 900}, {"rows": 900}),
+    ],
+)
+def test_a_short_hold_out_does_not_say_which_errors_are_usual(own: Any, before: Any, kept: Any) -> None:
+    """Just after a change the champion's stay the measure, so that the next cycle still sees how far off the first answer to it is."""
+    outputs = {**OUTPUTS, "judging": {**OUTPUTS["judging"], "usual_errors": own}}
+    made = with_cycle(at_work(Phase.PACKAGING), outputs={k: v for k, v in outputs.items() if k != "packaging"})
+    champion = replace(made.versions[2], lineage={**made.versions[2].lineage, "usual_errors": before})
+    made = replace(made, versions={**made.versions, 2: champion})
+    new = decide(look(made, job=succeeded(OUTPUTS["packaging"])), NOW).after.versions[3]
+    assert new.lineage["usual_errors"] == kept
+
+
 def test_a_version_is_the_refit_with_the_verdict_on_what_was_judged() -> None:
     """Its content, rows and newest row are the refit's; scores, and the rows they are of, those of the model judged."""
     outputs = {

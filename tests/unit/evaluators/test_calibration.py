@@ -10,7 +10,7 @@ import pytest
 from live_log import NOW, minutes_before, write_labels, write_predictions
 from model_folders import context, model_folder, policy
 
-from evaluators.calibration import deviation, promised, residuals
+from evaluators.calibration import deviation, promised, residuals, usual_errors
 from evaluators.observe import run
 from policies.metrics import Task
 
@@ -158,3 +158,47 @@ def test_other_versions_answers_are_not_the_champions(tmp_path: Path) -> None:
     signal = _look(tmp_path)
     assert signal["rows"] == ROWS
     assert signal["value"] < 3
+
+
+# ---------------------------------------------------------------- how large the errors of a regression are
+def _regression(seed: int, noise: Any) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    answers = rng.uniform(0, 10, ROWS)
+    return answers, answers + rng.normal(size=ROWS) * noise(answers)
+
+
+@pytest.mark.parametrize(
+    ("noise", "quiet"), [(lambda y: 0.1 + 0.2 * y, True), (lambda y: 2.5 + 0 * y, False), (lambda y: 0.01 + 0 * y, True)]
+)  # fmt: skip
+def test_errors_that_grew_to_no_side_stand_out(tmp_path: Path, noise: Any, quiet: bool) -> None:
+    """Labels that mean something else may miss the answers to both sides alike: the size of the errors tells. Smaller ones do no harm."""
+    said, known = _regression(1, lambda y: 0.1 + 0.2 * y)
+    answers, labels = _regression(2, noise)
+    _log(tmp_path, answers.tolist(), labels.tolist())
+    signal = _look(
+        tmp_path, {"usual_errors": usual_errors(Task.REGRESSION, known, said)}, task="regression", classes=None
+    )
+    assert (signal["value"] < 3.5) is quiet
+    if not quiet:
+        assert signal["value"] > 5.2
+        assert signal["detail"].startswith("errors are larger than when it was judged, by 1.")
+
+
+def test_larger_answers_may_miss_by_more(tmp_path: Path) -> None:
+    """In summer all counts are high, and errors with them: the model is as good as it was."""
+    said, known = _regression(3, lambda y: 0.1 + 0.2 * y)
+    large = np.random.default_rng(4).uniform(8, 10, ROWS)
+    labels = large + np.random.default_rng(5).normal(size=ROWS) * (0.1 + 0.2 * large)
+    _log(tmp_path, large.tolist(), labels.tolist())
+    assert (
+        _look(tmp_path, {"usual_errors": usual_errors(Task.REGRESSION, known, said)}, task="regression", classes=None)[
+            "value"
+        ]
+        < 3.5
+    )
+
+
+def test_a_version_of_before_usual_errors_were_kept_is_looked_at_without(tmp_path: Path) -> None:
+    answers, labels = _regression(7, lambda y: 2.5 + 0 * y)
+    _log(tmp_path, answers.tolist(), labels.tolist())
+    assert _look(tmp_path, task="regression", classes=None)["value"] < 3.5
