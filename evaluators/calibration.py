@@ -6,9 +6,9 @@ side, or sure answers are wrong more often than they say, and that stands out of
 
     binary      y - p,  and  (y - p)(1 - 2p), the part of Brier's score that a calibrated model has on average 0 of
     multiclass  1[the answer is right] - its probability
-    regression  y - y',  and  |y - y'| - what that was for such answers when the version was judged
+    regression  y - y',  and  |y - y'| - 1.5 times what that was for such answers when the version was judged
 
-The mean of each is 0 for a calibrated model. Sources: D. Spiegelhalter, Statistics in Medicine 5 (1986) 421-433 (the binary pair); D. Cox,
+The mean of each is 0 for a calibrated model, or less. Sources: D. Spiegelhalter, Statistics in Medicine 5 (1986) 421-433 (binary); D. Cox,
 Biometrika 45 (1958) 562-565 (calibration in the large). An answer of a regression does not say how sure it is, so the hold-out says
 it for it: errors often grow with the answer (Breusch and Pagan, Econometrica 47 (1979) 1287-1294), so answers of one size are compared.
 """
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _INSTANT = timedelta(microseconds=1)
+LARGER = 1.5
+"""Errors so many times the usual ones are still no sign of a change: a hold-out is short, and seasons make errors larger and smaller."""
 OFF_BEFORE, OFF_BEFORE_ROWS = 4.0, 200
 """Standard errors, on at least so many rows, from which on a version counts as having been off when it was judged. What stays as it was
 then does not count against it."""
@@ -55,7 +57,7 @@ _KINDS: Mapping[Task, tuple[_Kind, ...]] = {
     Task.MULTICLASS: (_Kind(words="answers are right more often than promised, by", bad=-1),),
     Task.REGRESSION: (
         _Kind(words="labels are above what was predicted, by"),
-        _Kind(words="errors are larger than when it was judged, by", bad=1),
+        _Kind(words=f"errors are more than {LARGER:g} times as large as when it was judged, by", bad=1),
     ),
 }
 SIZES = 5
@@ -172,7 +174,7 @@ def calibration(query: Query, scene: Scene) -> Signal:
     before: list[Deviation | UsualErrors | None] = [*_off_before(scene.champion_promised, len(every))]
     if scene.champion_usual_errors is not None:
         usual = UsualErrors(**scene.champion_usual_errors)
-        every = np.vstack([every, np.abs(codes - answers) - usual.of(answers)])
+        every = np.vstack([every, np.abs(codes - answers) - LARGER * usual.of(answers)])
         before.append(usual)
     return _signal(frame, every, before, scene, end)
 
@@ -201,8 +203,8 @@ def _signal(
 
 def _harm(now: Deviation, then: Deviation | UsualErrors | None, kind: _Kind) -> float:
     """Standard errors from 0, and from what it was before if that was not 0, whichever is less; none to the side that does no harm."""
-    if isinstance(then, UsualErrors):  # 0 then, as far as the hold-out could tell
-        then = Deviation(value=0.0, stderr=then.stderr)
+    if isinstance(then, UsualErrors):  # at most 0 then, as far as the hold-out could tell
+        then = Deviation(value=0.0, stderr=LARGER * then.stderr)
     errors = [_errors(now, each) for each in (_NONE, then) if each is not None]
     return min(max(error * kind.bad, 0.0) if kind.bad else abs(error) for error in errors)
 
