@@ -15,6 +15,11 @@ setup: ## install everything into .venv
 demo: setup ## watch a model decay and be renewed, on real flights, in five minutes
 	@.venv/bin/ratchet demo
 
+.PHONY: demo-stack
+demo-stack: ## the same on PostgreSQL, Prometheus, Alertmanager and a registry (installs them by apt)
+	@scripts/setup.sh --test
+	@.venv/bin/ratchet demo --stack
+
 .PHONY: test
 test: ## run all tests (ARGS="-k images" for some)
 	@scripts/setup.sh --test

@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from demo import report, scores
 from demo.flights import TIME, DataMissing, load
 from demo.screen import Screen
 from demo.simclock import DAY_S, SimClock
+from demo.stack import Stack
 from demo.story import MODEL, YEAR_END, Story
 from demo.system import DemoError, Ratchet
 from demo.traffic import Traffic
@@ -40,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     try:
-        summary = Demo(options, home, console).run()
+        with ExitStack() as ends:
+            stack = ends.enter_context(Stack(home / "stack", home / "state")) if options.stack else None
+            summary = Demo(options, home, console, stack).run()
     except (DataMissing, DemoError) as error:
         console.print(f"[bold red]The demo cannot go on:[/] {error}")
         return 1
@@ -54,29 +58,37 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=1 / 3, help="part of the flights that take part, above 0 to 1")
     parser.add_argument("--seed", type=int, default=0, help="which part of the flights")
     parser.add_argument("--seconds", type=float, default=220, help="time to aim at, in seconds")
+    parser.add_argument(
+        "--stack",
+        action="store_true",
+        help="on PostgreSQL, Prometheus, Alertmanager and a registry, as in examples/stack",
+    )
     return parser.parse_args(argv)
 
 
 class Demo:
     """One run."""
 
-    def __init__(self, options: argparse.Namespace, home: Path, console: Console) -> None:
+    def __init__(self, options: argparse.Namespace, home: Path, console: Console, stack: Stack | None) -> None:
         self._options = options
         self._home = home
+        self._stack = stack
         self._console = console
         self._started = time.monotonic()
         self._flights = load(options.share, options.seed)
         self._first_row = int(self._flights[TIME].searchsorted(pd.Timestamp(FIRST_DAY)))
         self._clock = SimClock(home / "clock.json", FIRST_DAY)
         self._warehouse = Warehouse(home / "warehouse", self._flights)
-        self._ratchet = Ratchet(home / "state", home / "clock.json")
+        self._ratchet = Ratchet(home / "state", home / "clock.json", stack.environment if stack else {})
         self._story = Story(self._ratchet, self._clock, self._warehouse, options.seconds)
         self._first_scores: np.ndarray | None = None
 
     def run(self) -> report.Summary:
         """The whole; what came of it. Raises DemoError."""
         self._warehouse.advance(FIRST_DAY)
-        shutil.copy(Path(__file__).parent / "policy.yaml", self._home / "policy.yaml")
+        shutil.copy(
+            self._stack.policy if self._stack else Path(__file__).parent / "policy.yaml", self._home / "policy.yaml"
+        )
         with Screen(self._console) as screen:
             try:
                 screen.say(f"{len(self._flights):,} flights; starting the daemon", style="dim")
@@ -152,7 +164,7 @@ class Demo:
         material = report.Material(
             flights=self._flights, served=traffic.tally.score, first=self._first_scores, story=self._story,
             sent=traffic.tally.sent, failed=traffic.tally.failed, errors=traffic.tally.errors,
-            seconds=time.monotonic() - self._started, until=pd.Timestamp(self._clock.now()),
+            seconds=time.monotonic() - self._started, until=pd.Timestamp(self._clock.now()), stack=self._stack,
         )  # fmt: skip
         return report.write(material, self._options.report)
 

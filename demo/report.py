@@ -17,7 +17,8 @@ from rich.table import Table
 
 from demo import chart, scores
 from demo.flights import LABEL
-from demo.story import REFUSED, Story
+from demo.stack import Stack
+from demo.story import MODEL, REFUSED, Story
 
 Summary = dict[str, Any]
 GAIN_MIN = 0.03
@@ -39,6 +40,8 @@ class Material:
     errors: Sequence[str]
     seconds: float
     until: pd.Timestamp
+    stack: Stack | None = None
+    """Servers beside it, still running."""
 
 
 def write(material: Material, folder: Path) -> Summary:
@@ -76,7 +79,13 @@ def summarise(material: Material) -> Summary:
         "poisoned_refused": bool(story.poisonings) and all(p.outcome in REFUSED for p in story.poisonings),
         "poisonings": [{"fault": p.name, "cycle": p.cycle, "outcome": p.outcome} for p in story.poisonings],
         "seconds": round(material.seconds, 1),
+        **_parts(material.stack, [str(v["digest"]) for v in versions]),
     }
+
+
+def _parts(stack: Stack | None, digests: Sequence[str]) -> dict[str, Any]:
+    """Which servers took part, and what they hold of it in the end."""
+    return {} if stack is None else {"parts": stack.versions, "parts_hold": stack.holdings(MODEL, digests)}
 
 
 def failures(summary: Summary) -> list[str]:
@@ -90,6 +99,7 @@ def failures(summary: Summary) -> list[str]:
         "the cycle in which the daemon was killed did not end": summary["cycle_survived"],
         f"a poisoned retraining was not refused: {summary['poisonings']}": summary["poisoned_refused"],
     }
+    promises |= {f"{part} holds nothing of it": bool(held) for part, held in summary.get("parts_hold", {}).items()}
     return [words for words, kept in promises.items() if not kept]
 
 
@@ -108,6 +118,7 @@ def verdict(summary: Summary, console: Console) -> int:
         ("poisoned retrainings", refused),
         ("requests", f"{summary['requests']['sent']:,} sent, {summary['requests']['failed']} failed"),
         ("daemon killed in a cycle, which then ended", "yes" if summary["cycle_survived"] else "no"),
+        *((part, f"{summary['parts'][part]}, holds {held}") for part, held in summary.get("parts_hold", {}).items()),
     ):
         table.add_row(name, value)
     console.print(table)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ class DemoError(Exception):
 class Ratchet:
     """One installation in a state folder of its own."""
 
-    def __init__(self, home: Path, clock: Path) -> None:
+    def __init__(self, home: Path, clock: Path, environment: Mapping[str, str]) -> None:
         self._home = home
         self._env = {
             **os.environ,
             "RATCHET_HOME": str(home), "RATCHET_CLOCK": str(clock), "RATCHET_PORT": "0", "RATCHET_ROUTER_PORT": "0",
             "RATCHET_TICK_S": "0.25", "RATCHET_OBSERVE_INTERVAL_S": "1", "RATCHET_SIGNAL_MAX_AGE_S": str(6 * 86_400),
-            "RATCHET_LOG_FORMAT": "json",
+            "RATCHET_LOG_FORMAT": "json", **environment,
         }  # fmt: skip
         self._daemon: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
