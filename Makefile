@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first; doing so again costs nothing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+WORKERS ?= 2
 PYTHON_FOLDERS := policies config pipelines tuners evaluators deployers serving controller backtest demo
 
 .PHONY: help
@@ -21,9 +22,9 @@ demo-stack: ## the same on PostgreSQL, Prometheus, Alertmanager and a registry (
 	@.venv/bin/ratchet demo --stack
 
 .PHONY: test
-test: ## run all tests (ARGS="-k images" for some)
+test: ## run all tests (ARGS="-k images" for some, WORKERS=0 for one after the other)
 	@scripts/setup.sh --test
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: check
 check: setup ## style, types and import rules

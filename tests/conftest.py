@@ -37,3 +37,10 @@ def docker_engine() -> Iterator[DockerServer]:
 
     with docker_server() as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start whole daemons go one after the other, on one of the workers of `make test`: each of them needs a processor."""
+    for item in items:
+        if _TESTS / "e2e" in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("daemons"))
