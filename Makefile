@@ -24,7 +24,7 @@ demo-stack: ## the same on PostgreSQL, Prometheus, Alertmanager and a registry (
 .PHONY: test
 test: ## run all tests (ARGS="-k images" for some, WORKERS=0 for one after the other)
 	@scripts/setup.sh --test
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: check
 check: setup ## style, types and import rules

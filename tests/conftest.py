@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,8 +39,15 @@ def docker_engine() -> Iterator[DockerServer]:
         yield server
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start whole daemons go one after the other, on one of the workers of `make test`: each of them needs a processor."""
-    for item in items:
-        if _TESTS / "e2e" in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("daemons"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that start whole daemons go one after the other, on one of the workers of `make test`: each of them needs a processor.
+
+    (`--dist loadgroup` would do, but pytest-xdist 3.8 marks groups in what is a read-only copy since pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "daemons" if nodeid.startswith("tests/e2e/") else nodeid
+
+    return OneAtATime(config, log)
