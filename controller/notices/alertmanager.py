@@ -52,21 +52,24 @@ class Alertmanager:
         """`resolved`: each with the moment of its end. Raises NotifierError."""
         bodies = [alert.body(now + ENDS_AFTER, now, self._link) for alert in fire]
         bodies += [alert.body(over, min(over, now), self._link) for alert, over in resolved]
-        headers = {"content-type": "application/json", **self._authorization()}
+        authorization, secrets = self._authorization()
+        headers = {"content-type": "application/json", **authorization}
         for start in range(0, len(bodies), BATCH):
             body = json.dumps(bodies[start : start + BATCH]).encode()
-            check(post(self._url, body, headers, self._timeout_s), self.where)
+            check(post(self._url, body, headers, self._timeout_s), self.where, secrets)
 
-    def _authorization(self) -> dict[str, str]:
+    def _authorization(self) -> tuple[dict[str, str], list[str]]:
+        """The header, and what of it must not be told."""
         if self._secret is None:
-            return {}
+            return {}, []
         try:
             secret = self._secret.read()
         except SecretError as error:
             raise NotifierError(str(error), channel_is_down=True) from None
         if self._user:
-            return {"authorization": "Basic " + base64.b64encode(f"{self._user}:{secret}".encode()).decode()}
-        return {"authorization": f"Bearer {secret}"}
+            basic = base64.b64encode(f"{self._user}:{secret}".encode()).decode()
+            return {"authorization": f"Basic {basic}"}, [secret, basic]
+        return {"authorization": f"Bearer {secret}"}, [secret]
 
 
 class AlertFeed:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import unquote, urlsplit
 
 from controller.notices.port import NotifierError
 from controller.notices.secrets import host_of, is_address
@@ -26,7 +28,9 @@ class Answer:
     retry_after_s: float
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> Answer:
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S, bytes_max: int = ANSWER_BYTES_MAX
+) -> Answer:
     """The answer, whatever its status. Raises NotifierError (the channel is down) if there is none in time."""
     import httpx
 
@@ -36,7 +40,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = T
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they log whole URLs
     try:
-        return asyncio.run(asyncio.wait_for(_post(url, body, headers, timeout_s), timeout_s))
+        return asyncio.run(asyncio.wait_for(_post(url, body, headers, timeout_s, bytes_max), timeout_s))
     except TimeoutError:
         raise NotifierError(f"{where} did not answer within {timeout_s:g} s", channel_is_down=True) from None
     except (httpx.InvalidURL, UnicodeError, ValueError):
@@ -45,7 +49,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = T
         raise NotifierError(f"{where} cannot be reached: {_reason(error)}", channel_is_down=True) from None
 
 
-async def _post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
+async def _post(
+    url: str, body: bytes, headers: Mapping[str, str], timeout_s: float, bytes_max: int
+) -> Answer:  # fmt: skip
     import httpx
 
     async with (
@@ -54,8 +60,8 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: fl
     ):
         text = b""
         async for chunk in answer.aiter_raw():
-            text += chunk[: ANSWER_BYTES_MAX - len(text)]
-            if len(text) >= ANSWER_BYTES_MAX:
+            text += chunk[: bytes_max - len(text)]
+            if len(text) >= bytes_max:
                 break
         return Answer(
             status=answer.status_code, text=text.decode(errors="replace"),
@@ -73,8 +79,8 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def check(answer: Answer, where: str) -> None:
-    """Raises NotifierError unless the answer is a success (2xx)."""
+def check(answer: Answer, where: str, secrets: Iterable[str] = ()) -> None:
+    """Raises NotifierError unless the answer is a success (2xx). `secrets`: what must not be told although it is said back to us."""
     if 200 <= answer.status < 300:
         return
     if 300 <= answer.status < 400:
@@ -82,11 +88,28 @@ def check(answer: Answer, where: str) -> None:
             f"{where} redirects ({answer.status}), which is not followed; give the final address", channel_is_down=True
         )
     down = answer.status in (401, 403, 404, 408, 410, 429) or answer.status >= 500
-    said = " ".join(answer.text.split())[:200]
+    said = " ".join(_without(answer.text, secrets).split())[:200]
     raise NotifierError(
         f"{where} answered {answer.status}{f': {said}' if said and answer.status < 500 else ''}",
         retry_after_s=answer.retry_after_s, channel_is_down=down,
     )  # fmt: skip
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def parts_of(url: str) -> set[str]:
+    """Whatever may be secret in a URL: all of its path and parameters, as they stand there and as they are meant.
+
+    >>> sorted(parts_of("https://host/hooks/T%2F0?key=abcd"))
+    ['T%2F0', 'T/0', 'abcd', 'hooks']
+    """
+    parts = urlsplit(url)
+    words = [word for word in re.split(r"[/?&=;#]", f"{parts.path}?{parts.query}#{parts.fragment}") if len(word) > 3]
+    return {form for word in words for form in (word, unquote(word))}
 
 
 def retry_after_s(header: str, now: datetime) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from controller.notices.http import retry_after_s
+from controller.notices.http import post, retry_after_s
 from controller.notices.port import NotifierError
 from controller.notices.secrets import Secret, SecretError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 API = "https://slack.com/api/"
 TIMEOUT_S = 5
+"""Of a whole call."""
+ANSWER_BYTES_MAX = 16 << 20
 _DOWN = frozenset(
     {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "channel_not_found", "not_in_channel",
      "is_archived", "missing_scope", "ratelimited", "service_unavailable", "internal_error", "fatal_error", "no_permission"}
@@ -54,6 +56,8 @@ class SlackApi:
             data = getattr(client, method)(**arguments).data
         except SlackApiError as error:
             raise _refusal(method, error) from None
+        except NotifierError as error:
+            raise NotifierError(f"Slack cannot be reached ({method}): {error}", channel_is_down=True) from None
         except (SlackClientError, OSError, ValueError) as error:
             inner = getattr(error, "reason", None)
             said = getattr(error, "strerror", None) or getattr(inner, "strerror", None) or type(inner or error).__name__
@@ -74,7 +78,17 @@ class SlackApi:
             raise NotifierError(str(error), channel_is_down=True) from None
         quiet = logging.getLogger(__name__)
         quiet.setLevel(logging.CRITICAL)  # we say ourselves what failed, and without what was sent
-        return WebClient(token=token, base_url=self.url, timeout=self.timeout_s, retry_handlers=[], logger=quiet)
+
+        class Bounded(WebClient):
+            """The SDK's own way to ask follows redirects, with the token, and waits and reads as long as something comes."""
+
+            def _perform_urllib_http_request_internal(self, url: str, req: Any) -> dict[str, Any]:
+                headers = {**dict(req.header_items()), "accept-encoding": "identity"}
+                answer = post(url, req.data or b"", headers, self.timeout, ANSWER_BYTES_MAX)
+                told = {"retry-after": str(answer.retry_after_s)}
+                return {"status": answer.status, "headers": told, "body": answer.text}
+
+        return Bounded(token=token, base_url=self.url, timeout=self.timeout_s, retry_handlers=[], logger=quiet)
 
 
 def _refusal(method: str, error: Any) -> SlackRefused:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from controller.notices.http import TIMEOUT_S, check, post
+from controller.notices.http import TIMEOUT_S, check, parts_of, post
 from controller.notices.journal import plain
 from controller.notices.port import Message, Notifier, NotifierError
 from controller.notices.secrets import Secret, SecretError, host_of
@@ -44,7 +44,7 @@ class WebhookNotifier(Notifier):
         if key:
             stamp = str(int(self._clock()))
             headers |= {"x-ratchet-timestamp": stamp, "x-ratchet-signature": signature(key, stamp, body)}
-        check(post(url, body, headers, self._timeout_s), host_of(url))
+        check(post(url, body, headers, self._timeout_s), host_of(url), parts_of(url) | {key})
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:

@@ -232,6 +232,53 @@ def test_a_slow_drip_is_slow_too() -> None:
             webhook_to(hook.url).deliver(message(1))
 
 
+def test_slack_is_slow_too_where_it_drips() -> None:
+    """A thread that waits for a byte now and then would be held for ever."""
+    with listener() as kept:
+        kept.faults = ["drip"]
+        slack = SlackApi(token=Secret(name="slack_token", value=TOKEN), url=f"{kept.url}/api/", timeout_s=1)
+        with pytest.raises(NotifierError, match="did not answer within 1 s"):
+            slack.call("chat_postMessage", channel="#ops", text="x")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_slacks_token_goes_nowhere_else(status: int) -> None:
+    """What answers for Slack says that it is elsewhere: nobody there is asked, with the token or without."""
+    with listener() as kept, listener() as elsewhere:
+        kept.faults = [(status, {"location": elsewhere.url})]
+        slack = SlackApi(token=Secret(name="slack_token", value=TOKEN), url=f"{kept.url}/api/")
+        with pytest.raises(NotifierError) as caught:
+            slack.call("chat_postMessage", channel="#ops", text="x")
+        assert elsewhere.requests == []
+    assert caught.value.channel_is_down
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_webhook_that_says_its_address_back_does_not_make_it_known() -> None:
+    """Frameworks answer `Cannot POST /services/…` where nothing is; for many webhooks that path is the secret."""
+    with listener() as kept:
+        url = Secret(name="webhook", value=f"{kept.url}/services/T0/B%2Fsecret?key=s3cr3t")
+        said = b"Cannot POST /services/T0/B%2Fsecret?key=s3cr3t (B/secret)"
+        kept.faults = [(404, {}, said)]
+        with pytest.raises(NotifierError, match="answered 404: Cannot POST") as caught:
+            WebhookNotifier(url).deliver(message(1))
+    assert "secret" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_an_alertmanager_that_says_the_password_back_does_not_make_it_known() -> None:
+    """Neither as it is nor as it is sent."""
+    with listener() as kept:
+        secret = Secret(name="alertmanager_secret", value="hunter22")
+        kept.faults = [(400, {}, b"bad header Basic dTpodW50ZXIyMg== of hunter22")]
+        with pytest.raises(NotifierError, match="answered 400: bad header") as caught:
+            Alertmanager(kept.url, user="u", secret=secret).send(
+                [Alert(labels={"alertname": "x"}, annotations={}, starts_at=NOW)], [], NOW
+            )
+    assert "hunter22" not in str(caught.value)
+    assert "dTpodW50ZXIyMg" not in str(caught.value)
+
+
 def test_a_webhook_is_signed_and_says_what_happened() -> None:
     """The receiver can check who sent it and when, as docs/notices.md says."""
     import hashlib

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Listener:
-    """`faults` are taken one a request: (status, headers), `slow`, `drip`, `cut`, `cut-after`."""
+    """`faults` are taken one a request: (status, headers) or (status, headers, body), `slow`, `drip`, `cut`, `cut-after`."""
 
     url: str = ""
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -43,15 +43,15 @@ def listener() -> Iterator[Listener]:
             if fault in ("cut", "cut-after"):
                 self.connection.close()
                 return
-            status, headers = fault
+            status, headers, said = fault if len(fault) == 3 else (*fault, b"{}")
             self.send_response(status)
-            for name, value in {"content-length": "2", **headers}.items():
+            for name, value in {"content-length": str(len(said)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(said)
 
         def do_GET(self) -> None:
-            kept.requests.append(({"method": "GET"}, b""))
+            kept.requests.append(({"method": "GET", **{k.lower(): v for k, v in self.headers.items()}}, b""))
 
         def log_message(self, *_: object) -> None: ...
 
