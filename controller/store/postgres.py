@@ -1,8 +1,9 @@
 """A PostgreSQL state database: connections that may be cut at any moment, and changes that happen once all the same.
 
 A call whose connection is lost is made again, for a bounded time. Where it was lost after the commit was asked for, nobody knows what
-became of it; so every change also writes a receipt of its own into the leadership row, and the next attempt first looks whether it is
-there. That look takes the row's lock, which the lost transaction held to its end: once it has the lock, the answer is final.
+became of it; so every change also leaves a receipt of its own in the leadership row, and the next attempt first looks whether it is there.
+The row keeps the last few, because daemons that stand by write too (the alerts that they are told of). That look takes the row's lock,
+which the lost transaction held to its end: once it has the lock, the answer is final.
 
 The server ends what is left of a client that went away or was suspended within a transaction (`IDLE_S`), so that a leader that died with
 the lock in its hands does not keep its successor out.
@@ -42,6 +43,8 @@ PATIENCE_S = 6.0
 """A call whose connection is lost is made again until so long after the first attempt."""
 PAUSES_S = (0.0, 0.05, 0.2, 0.5, 1.0)
 """Before each attempt; the last holds for all that follow."""
+RECEIPTS = 32
+"""Of the newest changes, of whichever daemon."""
 POOL, POOL_MORE, POOL_WAIT_S = 5, 15, 5.0
 _SERIALIZATION = ("40001", "40P01")
 _TRANSIENT = ("08", "57P", "25P03", "25006", "40001", "40P01", "55P03", "53300")
@@ -145,12 +148,12 @@ class PostgresDatabase(Database):
         for last in _attempts():
             try:
                 with self._connected() as db, db.begin() as transaction:
-                    if unsure and _receipt(db) == receipt:
+                    if unsure and receipt in _receipts(db):
                         log.info("store.commit_found", note="its acknowledgement had been lost")
                         return result  # type: ignore[return-value]  # set before `unsure`
                     unsure = False
                     result = work(db)
-                    db.execute(sa.update(t.leadership).values(receipt=receipt))
+                    db.execute(sa.update(t.leadership).values(receipt=_with(receipt)))
                     unsure = True
                     transaction.commit()
                     return result
@@ -217,10 +220,16 @@ def _attempts() -> Iterator[bool]:
         attempt += 1
 
 
-def _receipt(db: Connection) -> str | None:
-    """Of the last change that was committed, once whatever is under way has ended."""
+def _with(receipt: str) -> sa.ColumnElement[str]:
+    """It and those before, the newest first."""
+    before = sa.func.coalesce(t.leadership.c.receipt, "")
+    return sa.func.left(sa.func.concat(f"{receipt} ", before), RECEIPTS * (len(receipt) + 1))
+
+
+def _receipts(db: Connection) -> list[str]:
+    """Of the last changes that were committed, once whatever is under way has ended."""
     found: str | None = db.execute(sa.select(t.leadership.c.receipt).with_for_update()).scalar_one()
-    return found
+    return (found or "").split()
 
 
 # ---------------------------------------------------------------- errors

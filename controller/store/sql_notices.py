@@ -26,7 +26,8 @@ class SqlNotices(NoticeStore):
     _db: Database
 
     def check_led(self, db: Connection) -> None:
-        """Raises FencedError if this store object took the lease and lost it."""
+        """Raises FencedError if this store object took the lease and lost it. Locks the leadership row: writers run one after the other
+        where the database would let them look side by side."""
         raise NotImplementedError
 
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
@@ -104,7 +105,7 @@ class SqlNotices(NoticeStore):
 
     def keep(self, key: str, value: str, at: datetime) -> None:
         def write(db: Connection) -> None:
-            _lock(db)
+            self.check_led(db)
             if not db.execute(sa.update(t.kept).where(t.kept.c.key == key).values(value=value, at=at)).rowcount:
                 db.execute(sa.insert(t.kept).values(key=key, value=value, at=at))
 
@@ -112,7 +113,7 @@ class SqlNotices(NoticeStore):
 
     def keep_once(self, key: str, value: str, at: datetime) -> bool:
         def write(db: Connection) -> bool:
-            _lock(db)
+            self.check_led(db)
             if db.scalar(sa.select(t.kept.c.key).where(t.kept.c.key == key)) is not None:
                 return False
             db.execute(sa.insert(t.kept).values(key=key, value=value, at=at))
@@ -128,7 +129,7 @@ class SqlNotices(NoticeStore):
         rows = {alert.fingerprint: alert_values(alert) for alert in alerts}
 
         def write(db: Connection) -> None:
-            _lock(db)
+            self.check_led(db)
             for gone in _chunks([*rows, *drop]):
                 db.execute(sa.delete(t.alerts).where(t.alerts.c.fingerprint.in_(gone)))
             if rows:
@@ -138,6 +139,7 @@ class SqlNotices(NoticeStore):
 
     def forget(self, before: datetime) -> None:
         def write(db: Connection) -> None:
+            self.check_led(db)
             db.execute(sa.delete(t.deliveries).where(t.deliveries.c.done_at < before))
             db.execute(sa.delete(t.kept).where(t.kept.c.at < before))
 
@@ -166,11 +168,6 @@ def _mark_told(db: Connection, ids: Sequence[int], at: datetime) -> None:
     left = sa.select(t.deliveries.c.notice).where(mine, undone)
     told = sa.and_(t.notices.c.id.in_(ids), t.notices.c.id.not_in(left))
     db.execute(sa.update(t.notices).where(told).values(delivered_at=at))
-
-
-def _lock(db: Connection) -> None:
-    """Writers run one after the other where the database would let them look side by side."""
-    db.execute(sa.select(t.leadership.c.id).with_for_update())
 
 
 def forget_told(db: Connection, model: str) -> None:

@@ -23,7 +23,7 @@ from controller.invariants import InvariantBroken
 from controller.state import Cycle, Event, ModelState, NoticeRecord, Outcome, Phase, Version, VersionStatus
 from controller.store import postgres as module
 from controller.store.address import parse_address
-from controller.store.port import Commit, FencedError, StoreError, UnknownOutcomeError
+from controller.store.port import Commit, FencedError, Record, StoreError, UnknownOutcomeError
 from controller.store.postgres import PostgresDatabase
 from controller.store.sql import SqlStore, open_store
 
@@ -151,6 +151,24 @@ def test_every_kind_of_change_survives_a_lost_answer(store: SqlStore, far: SqlSt
     assert store.names() == ["m"]
     assert [one.attempts for one in store.due_deliveries("ops", NOW)] == [1]
     assert store.holder() is None
+
+
+def test_a_lost_answer_is_known_again_although_another_daemon_wrote_since(
+    store: SqlStore, far: SqlStore, proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands by keeps the alerts that it is told of, just when the leader looks whether its own change was made."""
+    trouble = far._db._trouble  # type: ignore[attr-defined]
+
+    def meanwhile(*args: object, **more: object) -> None:
+        for n in range(3):
+            store.keep(f"alert {n}", "", NOW)
+        trouble(*args, **more)
+
+    monkeypatch.setattr(far._db, "_trouble", meanwhile)
+    proxy.cut_at(COMMIT, Cut.AFTER)
+    far.record(1, Record(events=[Event(model="", kind="a.b", sentence="once", at=NOW)]))
+    assert proxy.cuts == 1
+    assert [event.sentence for event in store.events()] == ["once"]
 
 
 def test_a_commit_that_nobody_can_answer_for_says_so(
