@@ -23,7 +23,9 @@ import oras.provider
 import requests
 from requests.exceptions import ConnectionError as ConnectionLost
 from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError, ProtocolError
 
+from deployers import oci
 from deployers.oci import CHUNK, ImageCorrupt, ImageNotFound, RegistryAway, RegistryDenied
 from deployers.registry.credentials import Credentials, read_credentials, scrub
 from deployers.registry.names import is_loopback
@@ -96,23 +98,33 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
             raise RegistryAway(f"{self._said(answer, method)}; it is tried again")
         return answer
 
-    def _send(self, method: str, url: str, **rest: Any) -> requests.Response:
+    def _send(self, method: str, url: str, *, stream: bool, **rest: Any) -> requests.Response:
+        """`stream`: whether the caller reads the body; else it is read here, as far as it may go."""
         with self._lost():
             answer: requests.Response = self.session.request(
-                method, url, verify=self._tls_verify, timeout=(CONNECT_S, READ_S), allow_redirects=False, **rest
+                method,
+                url,
+                verify=self._tls_verify,
+                timeout=(CONNECT_S, READ_S),
+                allow_redirects=False,
+                stream=True,
+                **rest,
             )
+        if not stream:
+            answer._content = self.read(answer, oci.JSON_MAX)
         return answer
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
         try:
             yield
-        except RequestException as error:
+        except (RequestException, HTTPError) as error:  # the latter where an answer is read past requests
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise RegistryDenied(
                     f"the certificate of registry {self.host} is not trusted; name its authority's PEM file in RATCHET_REGISTRY_CA"
                 ) from None
-            kind = "is not reachable" if isinstance(error, ConnectionLost) else "did not answer in time"
+            lost = isinstance(error, (ConnectionLost, ProtocolError))
+            kind = "is not reachable" if lost else "did not answer in time"
             text = scrub(f"registry {self.host} {kind} ({type(error).__name__}); is it running?", self._secrets())
             raise RegistryAway(text) from None
         except UnicodeError:
@@ -203,7 +215,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
             told = "; ".join(
                 f"{e.get('code', '')} {e.get('message', '')} {_detail(e)}".strip() for e in errors["errors"][:3]
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RequestException):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RequestException, HTTPError):
             told = answer.reason or ""
         told = re.sub(r"[\x00-\x1f\x7f]+", " ", scrub(told, self._secrets()))[:_SAID_MAX]
         return f"registry {self.host} answered {answer.status_code} to {method}: {told}".rstrip(": ")

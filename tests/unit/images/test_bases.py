@@ -41,6 +41,8 @@ class Liar:
     """(path, Authorization) of each request."""
 
     challenge: str = ""
+    cut: set[str] = field(default_factory=set)
+    """Paths whose answers end before their length."""
     tokens: set[str] = field(default_factory=set)
     """If there are any, the registry wants one of these, and answers 401 with the challenge."""
 
@@ -93,9 +95,10 @@ def liar() -> Iterator[Liar]:
             self.send_response(status)
             for key, value in headers.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + (self.path in told.cut)))
             self.end_headers()
             self.wfile.write(body)
+            self.close_connection = self.path in told.cut
 
         def log_message(self, *_: object) -> None:
             return
@@ -131,6 +134,35 @@ def test_a_tag_is_resolved_once(liar: Liar, layout: OciLayout) -> None:
     for note in (layout.root.parent / "bases").iterdir():
         note.unlink()
     assert take(liar, layout) != first
+
+
+def test_a_connection_that_is_lost_within_a_blob_is_for_later(liar: Liar, layout: OciLayout) -> None:
+    """It is no error of ours, and nothing half is kept."""
+    liar.image(b"one")
+    path = next(path for path in liar.answers if "/blobs/" in path)
+    liar.cut.add(path)
+    with pytest.raises(RegistryAway):
+        take(liar, layout)
+    liar.cut.clear()
+    take(liar, layout)
+
+
+def test_an_error_that_breaks_off_is_still_a_refusal(liar: Liar, layout: OciLayout) -> None:
+    """Of what was to be said the status remains."""
+    liar.image(b"one")
+    path = next(path for path in liar.answers if "/blobs/" in path)
+    liar.answers[path] = (403, {}, b'{"errors": []}')
+    liar.cut.add(path)
+    with pytest.raises(RegistryDenied, match="answered 403"):
+        take(liar, layout)
+
+
+def test_an_answer_that_only_its_status_is_read_of_is_bounded(liar: Liar) -> None:
+    """A registry may say as much as it likes to a DELETE or PUT."""
+    liar.answers["/v2/base/manifests/x"] = (200, {}, b"x" * (8 << 20))
+    client = RegistryClient(liar.host, Access())
+    with pytest.raises(ImageCorrupt, match="more than"):
+        client.do_request(client.url("base", "manifests", "x"))
 
 
 def test_only_what_is_missing_is_fetched(liar: Liar, layout: OciLayout) -> None:
