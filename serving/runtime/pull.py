@@ -202,6 +202,8 @@ def _download(layer: ModelLayer, source: str, partial: Path) -> None:
             ):
                 raise PullError(_said(error)) from None
             time.sleep(0.5 * 2**attempt)
+        except ValueError:  # it quotes the header that it refuses
+            raise PullError("its answer, or the credentials, hold what no request can carry") from None
 
 
 def _copy(answer: HTTPResponse, file: IO[bytes], size_max: int) -> None:

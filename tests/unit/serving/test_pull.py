@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -249,3 +250,18 @@ def test_without_the_password_nothing_is_pulled_and_nothing_told(
     with pytest.raises(PullError, match=r"answered 401|does not let us in") as refused:
         pull(layer)
     assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["first-half\nhunter2", "hunter2-\u2603", '{"auths": {"127.0.0.1:9": {"registrytoken": "a\\nhunter2"}}}']
+)
+def test_credentials_that_no_header_can_carry_are_refused_unshown(tmp_path: Path, content: str) -> None:
+    """Python's HTTP client quotes them in its errors, which would stand in the replica's log."""
+    secret = tmp_path / "secret"
+    secret.write_text(content)
+    layer = ModelLayer(
+        digest=f"sha256:{'0' * 64}", size=1, sources=("http://127.0.0.1:9/late",), cache=tmp_path / "cache", credentials=secret
+    )  # fmt: skip
+    with pytest.raises(PullError, match="credentials") as refused:
+        pull(layer)
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
