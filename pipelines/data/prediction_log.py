@@ -7,6 +7,7 @@ rows only: it is named in `problems`, never fatal.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -268,10 +269,13 @@ def _read_folder(
 
 
 def _stems(folder: Path) -> list[tuple[str, frozenset[str]]]:
-    """Stem and suffixes (`.parquet`, `.jsonl`) of what is in the folder, oldest first. Temporary files start with a dot."""
+    """Stem and suffixes (`.parquet`, `.jsonl`) of what is in the folder, oldest first. Temporary files start with a dot.
+
+    A container writes there, with fewer rights than ours: links, which could lead anywhere, and pipes, which never end, are passed over."""
     found: dict[str, set[str]] = {}
     try:
-        names = [path.name for path in folder.iterdir()]
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,15 @@ def test_a_look_parses_a_journal_once_and_names_its_bad_lines_each_time(tmp_path
     assert FolderLog(tmp_path).predictions()["id"].tolist() == ["1", "2", "3", "4"]
     write_segment(tmp_path / "predictions", "a", [prediction(str(i), hours(i)) for i in range(1, 6)])
     assert log.predictions()["id"].tolist() == ["1", "2", "3", "4", "5"]
+
+
+def test_what_a_container_put_there_instead_of_files_is_not_followed(tmp_path: Path) -> None:
+    """It may write into its log folder and read nothing else of this machine: a link must not make us read it instead, nor a pipe wait."""
+    folder, elsewhere = tmp_path / "a" / "predictions", tmp_path / "b"
+    secret = write_journal(elsewhere, "1", [prediction("another's", hours(1))])
+    segment = write_segment(elsewhere, "2", [prediction("another's too", hours(1))])
+    write_journal(folder, "0", [prediction("own", hours(1))])
+    (folder / "1.jsonl").symlink_to(secret)
+    (folder / "2.parquet").symlink_to(segment)
+    os.mkfifo(folder / "3.jsonl")
+    assert list(read_predictions(tmp_path / "a")["id"]) == ["own"]
