@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def check_url(url: str) -> str:
@@ -34,7 +34,8 @@ class WebhookPlace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    url: Annotated[str, AfterValidator(check_url)] | None = None
+    url: Annotated[str, AfterValidator(check_url)] | None = Field(default=None, repr=False)
+    """Of many webhooks the path is the secret."""
     url_file: Path | None = None
     url_env: str | None = None
     secret_file: Path | None = None

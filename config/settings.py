@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path(".ratchet"), description="state folder: database, images, logs, caches")
-    database: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
+    database: str | None = Field(
+        default=None, repr=False, description="SQLAlchemy URL; default: SQLite in the state folder"
+    )
     database_password_file: Path | None = Field(default=None, description="file with the password of that database")
     study_database: str | None = Field(
         default=None, description="PostgreSQL URL without password, where searches are kept; default: working folders"

@@ -157,3 +157,16 @@ def test_credentials_of_prometheus_go_together(tmp_path: Path) -> None:
     )
     both = "prometheus_user: ann\nprometheus_password_file: p\nprometheus_token_file: t\n"
     assert "not both" in _refused(_file(tmp_path, both))[0]
+
+
+def test_settings_that_are_printed_show_no_secret(tmp_path: Path) -> None:
+    """A traceback or a debugger prints them whole; what may stand in them instead of in a file is left out."""
+    settings = read_settings(
+        _file(
+            tmp_path,
+            "database: postgresql://ann:hunter2@db/ratchet\nwebhooks:\n  ops: {url: https://hooks.example/services/hunter2}\n",
+        )
+    )
+    assert settings.database_url.count("hunter2") == 1
+    assert "ops" in repr(settings)
+    assert "hunter2" not in repr(settings) + str(settings)
