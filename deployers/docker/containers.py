@@ -23,6 +23,9 @@ PIDS_MAX = 512
 TMP_MB = 256
 LOG_MB, LOG_FILES = 4, 2
 """Of what a container says, that the Engine keeps."""
+_MODEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""Folders are called by it, and anybody may write labels."""
+_EPOCH = re.compile(r"[0-9]{1,18}")
 _PLACES = {"announce": "/announce", "clock": "/clock"}
 """Folder of the slot → where the container sees it."""
 
@@ -61,7 +64,7 @@ class Found:
 
 
 def labels_of(home: Path, slot: str, spec: ReplicaSpec, epoch: int) -> dict[str, str]:
-    """By which the container is found again, whatever it is called."""
+    """By which the container is found again, whatever it is called. What there is none of is said too: its image may have such a label."""
     optional = {"memory_mb": spec.memory_mb, "cpus": spec.cpus}
     return {
         HOME: str(home),
@@ -69,7 +72,7 @@ def labels_of(home: Path, slot: str, spec: ReplicaSpec, epoch: int) -> dict[str,
             LABEL + key: str(value)
             for key, value in {
                 "slot": slot, "model": spec.model, "version": spec.version, "digest": spec.digest, "workers": spec.workers,
-                "arm": spec.arm, "epoch": epoch, **{k: v for k, v in optional.items() if v is not None},
+                "arm": spec.arm, "epoch": epoch, **{k: "" if v is None else v for k, v in optional.items()},
             }.items()
         },
     }  # fmt: skip
@@ -82,13 +85,14 @@ def read_container(listed: Mapping[str, Any]) -> Found:
     ports = [
         int(p["PublicPort"]) for p in listed.get("Ports") or () if p.get("PrivatePort") == PORT and p.get("PublicPort")
     ]
+    model = labels.get("model", "") if _MODEL.fullmatch(labels.get("model", "")) else ""
     return Found(
         id=str(listed["Id"]),
         name=names[0] if names else str(listed["Id"])[:12],
         slot=labels.get("slot", ""),
-        spec=_spec(labels),
-        model=labels.get("model", ""),
-        epoch=int(labels["epoch"]) if labels.get("epoch", "").isdecimal() else 0,
+        spec=_spec(labels) if model else None,
+        model=model,
+        epoch=int(labels["epoch"]) if _EPOCH.fullmatch(labels.get("epoch", "")) else 0,
         config=labels.get("config", ""),
         state=str(listed.get("State", "")),
         port=ports[0] if ports else None,
@@ -100,8 +104,8 @@ def _spec(labels: Mapping[str, str]) -> ReplicaSpec | None:
         return ReplicaSpec(
             model=labels["model"], version=int(labels["version"]), digest=labels["digest"], workers=int(labels["workers"]),
             arm=labels["arm"], host="docker",
-            memory_mb=int(labels["memory_mb"]) if "memory_mb" in labels else None,
-            cpus=float(labels["cpus"]) if "cpus" in labels else None,
+            memory_mb=int(labels["memory_mb"]) if labels.get("memory_mb") else None,
+            cpus=float(labels["cpus"]) if labels.get("cpus") else None,
         )  # fmt: skip
     except (KeyError, ValueError):
         return None

@@ -56,6 +56,26 @@ def test_labels_that_say_nothing_are_no_replica(labels: dict[str, str] | None) -
     assert (found.spec, found.epoch, found.port, found.runs) == (None, 0, None, False)
 
 
+@pytest.mark.parametrize("model", ["../../etc", "a/b", ".", "A", ""])
+def test_labels_of_a_strangers_container_lead_nowhere(model: str) -> None:
+    """Containers inherit the labels of their images, which anybody may have made; folders are called by model."""
+    strange = labels_of(Path("/h"), "v3-1", replace(SPEC, model=model), 7) | {"dev.ratchet.epoch": "9" * 5000}
+    found = read_container({"Id": "c0ffee", "Names": ["/x"], "State": "running", "Labels": strange})
+    assert (found.model, found.spec, found.epoch) == ("", None, 0)
+
+
+def test_labels_that_the_base_image_brought_along_do_not_count() -> None:
+    """Such as those of a replica with limits that somebody has made an image of: else one without would pass for a stray."""
+    of_image = labels_of(Path("/h"), "v1-0", replace(SPEC, memory_mb=64, cpus=0.5), 1)
+    listed = {
+        "Id": "c0ffee",
+        "Names": ["/x"],
+        "State": "running",
+        "Labels": of_image | labels_of(Path("/h"), "v3-1", SPEC, 7),
+    }
+    assert read_container(listed).spec == SPEC
+
+
 def test_a_network_of_its_own_publishes_one_port_and_the_machines_none() -> None:
     """In either case nothing listens beyond loopback."""
     config, host = made()
