@@ -126,6 +126,9 @@ def _bounded_session(access: Access) -> Any:
     import requests
 
     class Session(requests.Session):
+        def get_redirect_target(self, resp: Any) -> None:
+            """None is followed; and of one that might be, requests would read all of the body, however long."""
+
         def request(self, method: Any, url: Any, **options: Any) -> Any:  # type: ignore[override]
             options.update(allow_redirects=False, stream=True, auth=_auth(access), headers=headers(access))
             deadline = time.monotonic() + access.timeout_s

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import oras.auth.utils
 import oras.provider
@@ -68,6 +68,9 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
         self._plain = plain
         self._credentials = _credentials(host, access)
         self._tokens: dict[str, str] = {}
+        self.session.get_redirect_target = lambda answer: (
+            None
+        )  # else requests reads all of a redirect's body, however long
         self.session.auth = _as_it_is  # else requests would look into ~/.netrc
 
     # ------------------------------------------------------------ requests
@@ -134,10 +137,20 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
 
     def _check_origin(self, url: str) -> None:
         """Raises RegistryDenied if a registry's answer leads elsewhere: credentials and models go to no other place."""
-        parts = urlsplit(url)
+        parts = self._split(url)
         if f"{parts.scheme}://{parts.netloc}" != self.origin:
             shown = f"{parts.scheme}://{parts.hostname}"[:200]
             raise RegistryDenied(f"registry {self.host} points to {shown}, and nothing is sent there; ask its operator")
+
+    def _split(self, url: str) -> SplitResult:
+        try:
+            return urlsplit(url)
+        except ValueError:
+            raise RegistryDenied(f"registry {self.host} points to what is no address; ask its operator") from None
+
+    def _joined(self, base: str, url: str) -> str:
+        self._split(url)
+        return urljoin(base, url)
 
     # ------------------------------------------------------------ who we are
     def _authorization(self) -> str:
@@ -161,7 +174,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
 
     def _fetch_token(self, realm: str, service: str | None, scope: str | None) -> str:
         """Ask the token service that the registry named. Raises RegistryDenied if it is not reached by TLS, or says no."""
-        parts = urlsplit(realm)
+        parts = self._split(realm)
         near = parts.hostname is not None and is_loopback(parts.netloc) and is_loopback(self.host)
         if parts.scheme != "https" and not (
             parts.scheme == "http" and (near or f"http://{parts.netloc}" == self.origin)
@@ -240,7 +253,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
         found = answer.headers.get("Location", "")
         if not found:
             raise RegistryDenied(f"registry {self.host} opened an upload without saying where; is it a registry?")
-        url = urljoin(self.origin, found)
+        url = self._joined(self.origin, found)
         self._check_origin(url)
         return url
 
@@ -277,9 +290,9 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras is u
         for _ in range(HOPS_MAX):
             if answer.status_code not in _MOVED:
                 break
-            url = urljoin(url, answer.headers.get("Location", ""))
+            url = self._joined(url, answer.headers.get("Location", ""))
             answer.close()
-            parts = urlsplit(url)
+            parts = self._split(url)
             if parts.scheme != "https" and f"{parts.scheme}://{parts.netloc}" != self.origin:
                 raise RegistryDenied(
                     f"registry {self.host} keeps blob {digest} at a place without TLS; it is not fetched"

@@ -165,6 +165,19 @@ def test_an_answer_that_only_its_status_is_read_of_is_bounded(liar: Liar) -> Non
         client.do_request(client.url("base", "manifests", "x"))
 
 
+@pytest.mark.parametrize("how", ["realm", "redirect"])
+def test_an_address_that_is_none_is_a_refusal(liar: Liar, layout: OciLayout, how: str) -> None:
+    """Else it would end whoever asked, such as the daemon's housekeeping."""
+    liar.image(b"one")
+    if how == "realm":
+        liar.tokens, liar.challenge = {"Bearer x"}, 'Bearer realm="https://[::1/token",service="s"'
+    else:
+        path = next(path for path in liar.answers if "/blobs/" in path)
+        liar.answers[path] = (307, {"Location": "https://[::1/blob"}, b"")
+    with pytest.raises(RegistryDenied, match="no address"):
+        take(liar, layout)
+
+
 def test_only_what_is_missing_is_fetched(liar: Liar, layout: OciLayout) -> None:
     """A fetch that died in the middle, or another image with the same layer, does not fetch the layer again."""
     liar.image(b"")

@@ -147,6 +147,20 @@ def test_an_answer_without_end_is_given_up() -> None:
         done.set()
 
 
+def test_a_redirect_without_end_is_given_up_too() -> None:
+    """The HTTP library would read all of it before it says that it is one."""
+
+    def flood(handler: Any) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/elsewhere")
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" " * 100_000)
+
+    with answering(say=flood, answer_bytes_max=1_000_000) as (source, _):
+        assert "more than 1000000 bytes" in refusal(source)
+
+
 def test_one_that_does_not_answer_is_given_up() -> None:
     """Silence ends with the time-out, a closed port at once; neither is retried within a tick."""
     done = threading.Event()
