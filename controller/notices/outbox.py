@@ -98,8 +98,9 @@ class Outbox:
             return 0
         try:
             channel = self._channel(name)
-        except NotifierError as error:
-            self._failed(name, [Message(key=d.notice.key, notices=(d.notice,)) for d in due], due, now, error)
+        except NotifierError as error:  # it is not set up: true of all that waits for it, said once a rest
+            shut = NotifierError(str(error), channel_is_down=True)
+            self._failed(name, [Message(key=due[0].notice.key, notices=tuple(d.notice for d in due))], due, now, shut)
             return 0
         told = 0
         for message in self._messages(name, channel, due, now):

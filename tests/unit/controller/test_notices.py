@@ -181,6 +181,30 @@ def test_five_hundred_firings_of_one_cause_are_one_message() -> None:
     assert [(len(m.notices), m.digest) for m in moody.messages] == [(500, True), (1, False)]
 
 
+def test_a_channel_that_is_not_set_up_is_tried_more_and_more_rarely() -> None:
+    """One line in the log for all that waits, at each attempt; a policy with a misspelt webhook must not fill the disk. Nothing is lost."""
+    store = outbox(notice(1), notice(2), notice(3))
+    tried: list[int] = []
+    there: list[Channel] = []
+
+    def channel(_name: str) -> Channel:
+        tried.append(second)
+        if not there:
+            raise NotifierError("no webhook 'pagr' is set up")
+        return there[0]
+
+    box = Outbox(store=store, route=lambda _notice: ["webhook:pagr"], channel=channel)
+    for second in range(0, 60, 2):
+        box.deliver_all(settled(second))
+    assert tried == [0, 6, 16, 36]
+    assert "pagr" in box.error("webhook:pagr")
+    people = Moody()
+    there.append(Channel(notifier=people))
+    second = 76
+    assert box.deliver_all(settled(second)) == 3
+    assert people.seen == ["k1", "k2", "k3"]
+
+
 def test_a_digest_is_tried_again_with_the_same_models() -> None:
     """After a crash or an error the message has the same key, whatever has come since (invariant 5)."""
     store, moody = outbox(*map(firing, range(ALIKE_FROM))), Moody(bad={"*"})
