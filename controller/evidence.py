@@ -24,7 +24,6 @@ REPORT_ENTRY = "evaluators.drift.report:run"
 REPORT_TIMEOUT_S = 900.0
 REPORT_MEMORY_MB = 4096
 _REPORT_JOB = re.compile(r"(.+)-c([0-9]+)-drift-report")
-CYCLE_FOLDER = re.compile(r"c([0-9]+)")
 
 
 def drift_window(

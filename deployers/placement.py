@@ -86,9 +86,10 @@ def read_placement(root: Path) -> OutsideModel | None:
 
 def fill_from_blob(models: Path, layer: Descriptor, blob: Path, limits: UnpackLimits) -> Path:
     """See that the model of a layer lies in `models`; the folder. Raises ImageCorrupt, ImageRefused, OSError; then nothing is there."""
-    folder = models / oci.hex_of(layer.digest)
+    model = model_folder(models, layer.digest)
+    folder = model.parent
     if folder.is_dir():
-        return folder / MODEL
+        return model
     models.mkdir(parents=True, exist_ok=True)
     with oci.folder_lock(models / f".{folder.name}.lock"):
         if not folder.is_dir():

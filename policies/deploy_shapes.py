@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from policies.fields import Number, Shape, Text, Whole
+from policies.problems import shown
+
+
+def _inside(path: str) -> str:
+    if path.startswith(("/", "~")) or ".." in path.split("/"):
+        raise ValueError(f"must be a path in the policy's folder, without '..', but got {shown(path)}")
+    return path
 
 
 class Deploy(Shape):
@@ -24,7 +31,7 @@ class Deploy(Shape):
     """A container may use so much processor time, 1 being one processor; by default no limit."""
     base_image: Text | None = None
     """Image under ours: `HOST/NAME:TAG` or `…@sha256:…` in a registry, or an OCI layout, `FOLDER[:TAG]`; default: the daemon's setting."""
-    requirements: Text | None = None
+    requirements: Annotated[Text, AfterValidator(_inside)] | None = None
     """Lock file of Python packages (pip's format, each `==` with hashes) that the model needs; they become a layer of their own."""
 
 

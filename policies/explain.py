@@ -352,7 +352,7 @@ def _processes(deploy: Deploy) -> str:
     replicas = f"{deploy.replicas} replicas" if deploy.replicas > 1 else "1 replica"
     workers = f"{deploy.workers} workers" if deploy.workers > 1 else "1 worker"
     most = [f"{deploy.memory_mb} MB of memory"] if deploy.memory_mb is not None else []
-    most += [f"{deploy.cpus:g} processors"] if deploy.cpus is not None else []
+    most += [f"{deploy.cpus:g} processor{'' if deploy.cpus == 1 else 's'}"] if deploy.cpus is not None else []
     return f"{replicas} of {workers}" + (f", each with at most {' and '.join(most)}" if most else "")
 
 

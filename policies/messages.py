@@ -19,8 +19,10 @@ from policies.durations import spell_duration
 from policies.fields import NAME_PATTERN, NAME_RULE
 from policies.gate_shapes import GATE_KEYS
 from policies.known_keys import known_keys
+from policies.metric_shapes import METRIC_NAME
+from policies.notice_shapes import SLACK_CHANNEL
 from policies.problems import Path, Problem, did_you_mean, shown, spell_path
-from policies.trigger_shapes import TRIGGER_KEYS
+from policies.trigger_shapes import ALERT_LABEL, TRIGGER_KEYS
 
 PROBLEMS_MAX = 100
 """A file; more would not be read, and a hostile file could have very many."""
@@ -29,6 +31,12 @@ _NOUNS = {
     "tuple_type": "a list", "mapping_type": "a mapping", "model_type": "a mapping", "dict_type": "a mapping",
     "model_attributes_type": "a mapping", "finite_number": "a finite number",
 }  # fmt: skip
+_PATTERNS = {
+    NAME_PATTERN: NAME_RULE,
+    METRIC_NAME: "must be a metric's name: at most 64 letters, digits and _, not starting with a digit",
+    SLACK_CHANNEL: 'must be a channel of Slack, such as "#ops-models", or its id',
+    ALERT_LABEL: "must be the name of a label: letters, digits and _, not starting with a digit",
+}
 _BOUNDS = {
     "greater_than": ("gt", "greater than"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
@@ -107,7 +115,7 @@ def _say(detail: ErrorDetails, path: Path, document: Any) -> _Said | None:
         case "string_too_short":
             return path, "must not be empty", "", ""
         case "string_pattern_mismatch":
-            return path, NAME_RULE if context["pattern"] == NAME_PATTERN else "must be module:function", value, ""
+            return path, _PATTERNS.get(context["pattern"], "must be module:function"), shown(detail["input"]), ""
         case "enum" | "literal_error":
             return _choice(path, re.findall(r"'([^']*)'", context["expected"]), value, detail["input"])
         case "union_tag_invalid":

@@ -9,11 +9,13 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from policies.fields import Shape, Text, one_key
 
+SLACK_CHANNEL = r"^[#CGD]?[^\s#@<>&,:/]+$"
+
 
 class SlackNotice(Shape):
     """Tells a Slack channel."""
 
-    slack: Annotated[Text, Field(max_length=80, pattern=r"^[#CGD]?[^\s#@<>&,:/]+$")]
+    slack: Annotated[Text, Field(max_length=80, pattern=SLACK_CHANNEL)]
     """The channel, such as `"#ops-models"` (in quotes, because of the #), or its id."""
 
 

@@ -19,7 +19,8 @@ from policies.problems import Path
 _PositiveNumber = Annotated[Number, Field(gt=0)]
 
 
-AlertLabel = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=200)]
+ALERT_LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+AlertLabel = Annotated[str, Field(pattern=ALERT_LABEL, max_length=200)]
 
 
 class Performance(Shape):

@@ -21,7 +21,7 @@ ACROSS_FIELDS = {
     "step over 100", "password in a URL", "same column twice", "drop of nothing", "no rule in volume", "component and entrypoint",
     "range upside down", "not supported target", "limits of a process",
     "not a finite number", "nothing to compare", "labels after the deadline",
-    "a season without time", "metric of a filter", "two rules in volume",
+    "a season without time", "a lock file elsewhere", "no name of a label", "metric of a filter", "two rules in volume",
 }  # fmt: skip
 """Mistakes that JSON Schema cannot express, or not readably; the reader finds them."""
 

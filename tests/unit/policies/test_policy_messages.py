@@ -43,6 +43,24 @@ MISTAKES = {
         small(("label: late", "lable: late")),
         "p.yaml:8: spec.data.lable: unknown key 'lable'; did you mean 'label'?",
     ),
+    "no name of a metric": (
+        trigger("{metric: {name: 9x, above: 1}}"),
+        "p.yaml:14: spec.triggers.any[0].metric.name: must be a metric's name: at most 64 letters, digits and _, not starting with a "
+        "digit, but got '9x'",
+    ),
+    "no channel of Slack": (
+        small(more="  notify: [{slack: ops models}]\n"),
+        "p.yaml:12: spec.notify[0].slack: must be a channel of Slack, such as \"#ops-models\", or its id, but got 'ops models'",
+    ),
+    "a lock file elsewhere": (
+        small(more="  deploy: {requirements: ../../etc/model.lock}\n"),
+        "p.yaml:12: spec.deploy.requirements: must be a path in the policy's folder, without '..', but got '../../etc/model.lock'",
+    ),
+    "no name of a label": (
+        trigger("{alert: {name: A, match: {a-b: x}}}"),
+        "p.yaml:14: spec.triggers.any[0].alert.match.a-b: must be the name of a label: letters, digits and _, not starting with a digit, "
+        "but got 'a-b'",
+    ),
     "misspelt key in a trigger": (
         trigger("{performance: {metrc: recall, below: 0.5}}"),
         "p.yaml:14: spec.triggers.any[0].performance.metrc: unknown key 'metrc'; did you mean 'metric'?",
