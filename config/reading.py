@@ -26,6 +26,14 @@ FILE_VARIABLE = f"{PREFIX}SETTINGS"
 """Names the settings file; so does `ratchet daemon --settings`."""
 _MAY_HOLD_SECRETS = re.compile(r"database|storage|url|token|password|secret|key|webhook", re.IGNORECASE)
 
+_KINDS = {
+    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "float_type": "a number", "bool_parsing": "true or false", "bool_type": "true or false",
+    "string_type": "text", "path_type": "a path", "tuple_type": "a list", "mapping_type": "a mapping", "dict_type": "a mapping",
+    "model_type": "a mapping",
+}  # fmt: skip
+"""pydantic's kinds of errors, in the words of YAML."""
+
 
 class SettingsError(ValueError):
     """Everything that is wrong with the settings, a line each."""
@@ -113,7 +121,8 @@ def _of_file(detail: ErrorDetails, document: Document, file: str) -> Problem:
         return _unknown(place, document, file)
     line, column = document.position(place)
     secret = any(_MAY_HOLD_SECRETS.search(str(step)) for step in place)
-    value = "" if detail["type"] == "missing" or secret else shown(detail["input"])
+    said = detail["type"] == "value_error" and isinstance(detail["input"], Mapping)  # the rule is about what is in it
+    value = "" if detail["type"] == "missing" or secret or said else shown(detail["input"])
     rule = "is required" if detail["type"] == "missing" else _rule(detail)
     return Problem(file=file, line=line, column=column, path=spell_path(place), rule=rule, value=value)
 
@@ -132,6 +141,8 @@ def _rule(detail: ErrorDetails) -> str:
     words = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if detail["type"] == "value_error":
         return words
+    if detail["type"] in _KINDS:
+        return f"must be {_KINDS[detail['type']]}"
     return f"must {words.removeprefix('String should ')}" if words.startswith("String should ") else f"must be {words}"
 
 

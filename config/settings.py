@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -235,6 +236,20 @@ class Settings(BaseSettings):
             raise ValueError("give prometheus_token_file or prometheus_user, not both")
         return self
 
+    @model_validator(mode="after")
+    def _channels_work(self) -> Self:
+        """What could tell nobody, or hear nobody, is a mistake."""
+        if self.webhook and "://" not in self.webhook and self.webhook not in (self.webhooks or {}):
+            there = ", ".join(self.webhooks or {}) or "none yet"
+            raise ValueError(f"webhook must be an address, or a name in webhooks ({there})")
+        if self.slack_channel and not (self.slack_token_file or self.slack_token_env):
+            raise ValueError("slack_channel needs slack_token_file or slack_token_env")
+        if self.slack_users and not (self.slack_signing_secret_file or self.slack_signing_secret_env):
+            raise ValueError("slack_users needs slack_signing_secret_file or slack_signing_secret_env")
+        if self.alertmanager_user and not (self.alertmanager_secret_file or self.alertmanager_secret_env):
+            raise ValueError("alertmanager_user needs alertmanager_secret_file or alertmanager_secret_env")
+        return self
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -265,6 +280,22 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.home / 'state.db'}"
+
+
+def unreadable_files(settings: Settings) -> dict[str, str]:
+    """Settings that name a file which cannot be read now, each with the reason. It may come later, so that this is no mistake yet."""
+    found: dict[str, str] = {}
+    for name in Settings.model_fields:
+        path = getattr(settings, name)
+        if isinstance(path, Path) and name not in ("home", "clock"):
+            try:
+                path.stat()  # not opened: a pipe would wait
+            except OSError as error:
+                found[name] = f"{path}: {(error.strerror or type(error).__name__).lower()}"
+            else:
+                if not os.access(path, os.R_OK):
+                    found[name] = f"{path}: permission denied"
+    return found
 
 
 def unknown_variables(names: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from config.settings import Settings, unknown_variables
+from config.settings import Settings, unknown_variables, unreadable_files
 from controller.leadership import AlreadyRunning
 from controller.store.port import StoreError
 from controller.telemetry import logs
@@ -50,6 +50,9 @@ class Daemon:
         for name, meant in unknown_variables(os.environ).items():
             hint = f"did you mean {meant}?" if meant else "docs/settings.md lists all settings"
             log.warning("settings.unknown", variable=name, note=f"is no setting and has no effect; {hint}")
+        for name, reason in unreadable_files(settings).items():
+            note = "what needs it will fail until it is there; it is read when it is needed"
+            log.warning("settings.file_unreadable", setting=name, reason=reason, note=note)
         with ExitStack() as to_close:
             try:
                 listener = to_close.enter_context(_listen(settings.host, settings.port))

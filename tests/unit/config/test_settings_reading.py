@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.reading import SettingsError, read_settings
+from config.settings import unreadable_files
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +133,9 @@ def test_mistakes_in_named_metrics_have_their_place(tmp_path: Path) -> None:
     said = _refused(file)
     assert said[:5] == [
         "ratchet.yaml:2: metrics.a.queri: unknown key 'queri'; did you mean 'query'?",
-        "ratchet.yaml:3: metrics.b: give exactly one of query, events, good, but got a mapping",
+        "ratchet.yaml:3: metrics.b: give exactly one of query, events, good",
         "ratchet.yaml:4: metrics.c.labels.modell: unknown key 'modell'; did you mean 'model'?",
-        "ratchet.yaml:5: metrics.d: events and good need total, but got a mapping",
+        "ratchet.yaml:5: metrics.d: events and good need total",
         "ratchet.yaml:6: metrics['e f']: must match pattern '^[a-zA-Z_][a-zA-Z0-9_]{0,63}$', but got 'e f'",
     ]
 
@@ -170,3 +171,34 @@ def test_settings_that_are_printed_show_no_secret(tmp_path: Path) -> None:
     assert settings.database_url.count("hunter2") == 1
     assert "ops" in repr(settings)
     assert "hunter2" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("webhook: pagr\nwebhooks: {pager: {url: 'http://x'}}\n", "a name in webhooks (pager)"),
+        ("slack_channel: '#ops'\n", "slack_channel needs slack_token_file"),
+        ("slack_users: [U1]\n", "slack_users needs slack_signing_secret_file"),
+        ("alertmanager_user: ann\n", "alertmanager_user needs alertmanager_secret_file"),
+    ],
+)
+def test_a_channel_that_cannot_work_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """At the start: otherwise nobody is told, and nobody notices that."""
+    (line,) = _refused(_file(tmp_path, text))
+    assert said in line
+
+
+def test_kinds_are_told_in_the_words_of_yaml(tmp_path: Path) -> None:
+    """Nobody who writes YAML knows what a tuple is."""
+    assert _refused(_file(tmp_path, "port: many\nslack_users: 5\ntick_s: fast\n")) == [
+        "ratchet.yaml:1: port: must be a whole number, but got 'many'",
+        "ratchet.yaml:2: slack_users: must be a list, but got 5",
+        "ratchet.yaml:3: tick_s: must be a number, but got 'fast'",
+    ]
+
+
+def test_files_that_cannot_be_read_are_known_at_the_start(tmp_path: Path) -> None:
+    """Secrets may come later, so the daemon starts; but it says so before the first cycle fails of it."""
+    (tmp_path / "ca.pem").write_text("x")
+    found = read_settings(_file(tmp_path, "registry_credentials: none\nregistry_ca: ca.pem\nhome: nowhere\n"))
+    assert unreadable_files(found) == {"registry_credentials": f"{tmp_path / 'none'}: no such file or directory"}
