@@ -34,17 +34,22 @@ def daemon(
     settings: Annotated[Path | None, typer.Option(help="YAML file of settings (RATCHET_SETTINGS); variables go before it.")] = None,
 ) -> None:  # fmt: skip
     """Run the controller in the foreground. Settings are environment variables, or stand in a YAML file: docs/settings.md."""
-    from config.reading import FILE_VARIABLE, SettingsError, read_settings
+    from config.reading import SettingsError, read_settings
 
-    named = os.environ.get(FILE_VARIABLE)
-    file = settings if settings is not None else Path(named) if named else None
     try:
-        found = read_settings(file, home=PLACE.home, host=host, port=port, router_port=router_port)
+        found = read_settings(_settings_file(settings), home=PLACE.home, host=host, port=port, router_port=router_port)
     except SettingsError as error:
         raise CliError(str(error), Exit.USAGE) from error
     from controller.daemon import run
 
     sys.exit(run(found))
+
+
+def _settings_file(named: Path | None) -> Path | None:
+    from config.reading import FILE_VARIABLE
+
+    variable = os.environ.get(FILE_VARIABLE)
+    return named if named is not None else Path(variable) if variable else None
 
 
 def shutdown(
@@ -69,19 +74,21 @@ def shutdown(
 
 def recover(
     reason: Annotated[str, typer.Option(help="Why; stays on record.")],
+    settings: Annotated[
+        Path | None, typer.Option(help="The daemon's YAML file of settings (RATCHET_SETTINGS).")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="State folder (RATCHET_HOME).")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """After a backup of the database was restored: let it count from now on. No daemon may run. docs/postgresql.md says when."""
-    from config.reading import FILE_VARIABLE, SettingsError, read_settings
+    from config.reading import SettingsError, read_settings
     from controller.cli.client import actor
     from controller.restored import NotRecovered, recover_all
 
     if not reason.strip():
         raise CliError("--reason must say why, so that others can read later why it was done", Exit.USAGE)
     try:
-        named = os.environ.get(FILE_VARIABLE)
-        found = read_settings(Path(named) if named else None, home=home or PLACE.home)
+        found = read_settings(_settings_file(settings), home=home or PLACE.home)
     except SettingsError as error:
         raise CliError(str(error), Exit.USAGE) from error
     confirm("Let the champions that the restored database knows serve again, and end its open cycles?", yes=yes)

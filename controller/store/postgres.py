@@ -242,7 +242,7 @@ def meaning(where: str, error: Exception) -> StoreError:
             f"{where}: the database is damaged ({_words(error)}). Stop the daemon and restore a backup"
         )
     if not advice and _is_transient(error):
-        advice = ": the server is away; it is tried again, nothing was lost"
+        advice = ": the server is away; nothing was lost, try again when it is back"
     return StoreError(f"{where}: {_words(error)}{advice}")
 
 
