@@ -71,7 +71,7 @@ def test_without_settings_images_stay_in_the_state_folder() -> None:
     ("changes", "said"),
     [
         ({"image_builder": "registry"}, "registry must name one"),
-        ({"sign_command": "cosign"}, "image_builder must not be layout"),
+        ({"sign_command": "cosign"}, "image_builder must be registry"),
         ({"image_builder": "kaniko"}, "layout"),
     ],
 )
