@@ -91,6 +91,9 @@ def recover(
         found = read_settings(_settings_file(settings), home=home or PLACE.home)
     except SettingsError as error:
         raise CliError(str(error), Exit.USAGE) from error
+    from controller.telemetry import logs
+
+    logs.configure("warning", found.log_format)
     confirm("Let the champions that the restored database knows serve again, and end its open cycles?", yes=yes)
     try:
         for line in recover_all(found, actor(), reason.strip()):

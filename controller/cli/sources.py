@@ -35,6 +35,20 @@ def warn(policies: Iterable[Loaded]) -> list[str]:
 
 
 def missing(loaded: Loaded) -> list[Problem]:
+    """The files that are not there, and what the data lack."""
+    return [*_missing_data(loaded), *_missing_lock(loaded)]
+
+
+def _missing_lock(loaded: Loaded) -> list[Problem]:
+    named = loaded.policy.spec.deploy.requirements
+    path = loaded.directory / (named or "")
+    if named is None or path.is_file():
+        return []
+    place = ("spec", "deploy", "requirements")
+    return [_problem(loaded, place, f"no such file: {os.path.normpath(path)}", f"{CONSEQUENCE}{_sibling(path)}")]
+
+
+def _missing_data(loaded: Loaded) -> list[Problem]:
     """The data file that is not there, or the columns that its header line does not name."""
     data = loaded.policy.spec.data
     if not isinstance(data.source, CsvSource | ParquetSource):

@@ -271,6 +271,19 @@ def test_data_file_that_is_not_there_is_warned_of(ratchet: Run, world: World, tm
     assert len(json.loads(ratchet("validate", str(file), "-o", "json")[1])["warnings"]) == 1
 
 
+def test_lock_file_that_is_not_there_is_warned_of(ratchet: Run, tmp_path: Path) -> None:
+    """Before a cycle has searched and trained, and fails when it packages."""
+    (tmp_path / "rows.csv").write_text("late\n1\n")
+    policy = json.loads(with_data("rows.csv", label="late"))
+    policy["spec"]["deploy"] = {"requirements": "model.lock"}
+    file = tmp_path / "rows.yaml"
+    file.write_text(json.dumps(policy))
+    expected = f"spec.deploy.requirements: no such file: {tmp_path / 'model.lock'}; the first cycle will fail unless"
+    assert expected in ratchet("validate", str(file))[2]
+    (tmp_path / "model.lock").touch()
+    assert "warning" not in ratchet("validate", str(file))[2]
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
 def test_columns_that_the_header_does_not_name_are_warned_of(ratchet: Run, tmp_path: Path, name: str) -> None:
     """Each with its place in the policy and the nearest name; columns that are there are not mentioned."""
