@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -144,13 +144,18 @@ def test_the_same_request_counts_once_after_a_restart_too(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"secret": "wrong"}, {"at": time.time() - 301}, {"at": time.time() + 400}, {"at": 0}],
+    [
+        lambda now: {"secret": "wrong"},
+        lambda now: {"at": now - 301},
+        lambda now: {"at": now + 400},
+        lambda now: {"at": 0},
+    ],
     ids=["another secret", "too old", "from the future", "the epoch"],
 )
-def test_what_slack_has_not_just_signed_is_refused(rig: Rig, changes: dict[str, Any]) -> None:
+def test_what_slack_has_not_just_signed_is_refused(rig: Rig, changes: Callable[[float], dict[str, Any]]) -> None:
     """And changes nothing."""
     before = rig.world.state()
-    assert rig.click(waiting(rig.world), **changes).status_code == 401
+    assert rig.click(waiting(rig.world), **changes(time.time())).status_code == 401
     assert rig.world.state() == before
 
 
