@@ -58,14 +58,19 @@ class Stack:
     def cycles(self) -> list[dict[str, Any]]:
         return list(self.rig.api("/models/small/cycles")["cycles"])
 
-    def press(self, verb: str) -> int:
-        """Press the button in the newest message that has it."""
-        value = next(
+    def button(self, verb: str) -> str | None:
+        """What the newest button of this kind sends."""
+        shown = (
             e["value"]
             for m in reversed(self.slack.parents())
             for b in m["blocks"] if b["type"] == "actions"
             for e in b["elements"] if e["action_id"] == f"ratchet.{verb}"
         )  # fmt: skip
+        return next(shown, None)
+
+    def press(self, verb: str) -> int:
+        """Press the button in the newest message that has it, once there is one: what is told comes before what is shown."""
+        value = self.rig.until(lambda: self.button(verb), f"the button {verb}")
         payload = {
             "type": "block_actions", "user": {"id": "U1", "username": "ann"}, "channel": {"id": "C1"},
             "actions": [{"action_id": f"ratchet.{verb}", "value": value}],
