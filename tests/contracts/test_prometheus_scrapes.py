@@ -95,10 +95,12 @@ def test_replicas_are_found_and_a_restart_fakes_no_drop(
         return after[-1] > before
 
     _until(grown)
-    assert min(after) > 0.95 * before, "an increase fell when a counter began again"
-    precision, errors = _asked(server, "precision"), _asked(server, "error_rate")
-    assert precision.value == 1.0, "every answer is positive, and every label too"
-    assert (errors.value, errors.rows >= 100) == (0.0, True)
+    # It extrapolates to the ends of its window, which on so short a history is a tenth or so; a forgotten replica would be a half.
+    assert min(after) > 0.8 * before, "an increase fell when a counter began again"
+    assert _asked(server, "precision").value == 1.0, "every answer is positive, and every label too"
+    # What a counter held before it was first scraped is in no increase: the second round of requests is sure to count.
+    _until(lambda: (_asked(server, "error_rate").rows or 0) >= 60)
+    assert _asked(server, "error_rate").value == 0.0
     assert _health(server)["flights/v1-0"] == "up"
 
 
