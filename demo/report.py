@@ -154,7 +154,17 @@ def _page(material: Material, summary: Summary) -> str:
         rows=rows,
         flights=f"{summary['rows']:,}",
         seconds=f"{summary['seconds']:.0f}",
+        stack=html.escape(_stack_words(summary)),
     )
+
+
+def _stack_words(summary: Summary) -> str:
+    """Which servers took part; empty if none did."""
+    names = [
+        f"{part.capitalize() if part != 'postgresql' else 'PostgreSQL'} {v}"
+        for part, v in summary.get("parts", {}).items()
+    ]
+    return f" It ran on {', '.join(names)}." if names else ""
 
 
 def _spans(story: Story) -> list[chart.Span]:
@@ -224,7 +234,7 @@ TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>
 <h1>A year of New York flights, kept good by Ratchet</h1>
 <p>Will a flight arrive more than 15 minutes late, or not at all? {flights} flights of 2013 were scored over HTTP, labels came
 back when the flights had landed, and the daemon did the rest, in {seconds} s on an accelerated clock. It was killed once in the
-middle of a cycle, and twice its training data was poisoned upstream.</p>
+middle of a cycle, and twice its training data was poisoned upstream.{stack}</p>
 <div class="facts">{facts}</div>
 {picture}
 <h2>Cycles</h2><table><tr><th>#</th><th>opened</th><th>because</th><th>outcome</th><th>the controller's sentence</th></tr>
