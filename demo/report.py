@@ -22,6 +22,8 @@ from demo.story import MODEL, REFUSED, Story
 
 Summary = dict[str, Any]
 GAIN_MIN = 0.03
+NEARLY_ALL = 90
+"""Percent of the traffic above which a version is drawn as the one that serves."""
 OUTCOMES = ("promoted", "rejected", "inconclusive", "rolled_back", "failed", "aborted", "superseded")
 
 
@@ -168,11 +170,11 @@ def _stack_words(summary: Summary) -> str:
 
 
 def _spans(story: Story) -> list[chart.Span]:
-    """From when each version was champion, by the daemon's record of its traffic."""
+    """From when each version was champion, by the daemon's record of its traffic; while it is watched, a little stays with the one before."""
     starts: list[tuple[pd.Timestamp, int]] = []
     for event in story.view.events:
         weights = event["data"].get("weights") if event["kind"] == "traffic.changed" else None
-        full = [int(v) for v, w in (weights or {}).items() if w == 100]
+        full = [int(v) for v, w in (weights or {}).items() if w > NEARLY_ALL]
         if full and (not starts or starts[-1][1] != full[0]):
             starts.append((pd.Timestamp(event["at"]), full[0]))
     ends = [at for at, _ in starts[1:]] + [pd.Timestamp("2014-01-01", tz="UTC")]
