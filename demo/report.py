@@ -170,7 +170,7 @@ def _stack_words(summary: Summary) -> str:
 
 
 def _spans(story: Story) -> list[chart.Span]:
-    """From when each version was champion, by the daemon's record of its traffic; while it is watched, a little stays with the one before."""
+    """From when each version served, by the record of its traffic; while it is watched, a little stays with the one before."""
     starts: list[tuple[pd.Timestamp, int]] = []
     for event in story.view.events:
         weights = event["data"].get("weights") if event["kind"] == "traffic.changed" else None
