@@ -64,8 +64,11 @@ def check_promoted_once(rig: Rig, number: int) -> None:
     assert generations == list(range(1, len(generations) + 1))
 
 
-def check_all(rig: Rig, clients: Clients, versions: int) -> None:
-    """Versions, cycles and events are numbered without a gap, no request failed, and every answer is on record once."""
+def check_all(rig: Rig, clients: Clients, versions: int, killed: int = 0) -> None:
+    """Versions, cycles and events are numbered without a gap, no request failed, and every answer is on record once.
+
+    `killed`: replicas and routers that died. One that has written an answer down and dies before it is sent leaves it to another version
+    to answer, and write down, once more; nobody can tell that from an answer that got lost on its way."""
     model = rig.model()
     assert [v["number"] for v in model["versions"]] == list(range(1, versions + 1))
     assert model["champion"] == versions
@@ -75,7 +78,7 @@ def check_all(rig: Rig, clients: Clients, versions: int) -> None:
     assert seqs == list(range(1, len(seqs) + 1))
     assert clients.failures == []
     recorded = on_record(rig.home)
-    assert len(recorded) == len(set(recorded))
+    assert len(recorded) - len(set(recorded)) <= killed
     assert {answer.id for answer in clients.answers} <= set(recorded)
 
 
@@ -164,4 +167,4 @@ def test_killed_replicas_and_routers_are_replaced_in_the_middle_of_a_rollout(tmp
             assert rig.wait_closed(number)["outcome"] == "promoted"
             check_promoted_once(rig, number)
             clients.more(10)
-        check_all(rig, clients, versions=2)
+        check_all(rig, clients, versions=2, killed=3)
