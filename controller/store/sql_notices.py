@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -25,10 +26,10 @@ class SqlNotices(NoticeStore):
 
     _db: Database
 
+    @abstractmethod
     def check_led(self, db: Connection) -> None:
         """Raises FencedError if this store object took the lease and lost it. Locks the leadership row: writers run one after the other
         where the database would let them look side by side."""
-        raise NotImplementedError
 
     def pending_notices(self, limit: int = 100) -> Sequence[NoticeRecord]:
         return self._notices(t.notices.c.delivered_at.is_(None), limit)
